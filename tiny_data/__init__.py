@@ -1,0 +1,97 @@
+"""The toy data set: synthetic speech and procedural faces, so that the lip-sync of a generated video is measured exactly.
+
+    speech.py   babbled syllables whose phonemes, and so lip shapes, are known at every instant
+    faces.py    a portrait drawn from an identity and eleven motion parameters per frame
+    clips.py    your own video clips instead (no ground truth, everything else the same)
+
+`python -m tiny_data` builds all splits; load() builds the one it needs. Splits share neither identities nor utterances.
+"""
+import json
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import imageio.v3 as iio
+import numpy as np
+from tqdm import tqdm
+
+from audio_features import FPS, log_mel
+from tiny_data import faces, speech
+from tiny_data.clips import load_folder
+
+SPLITS = {"train": 1080, "val": 48, "test": 96}                      # videos, each of one identity speaking one utterance
+FIRST_SEED = {"train": 0, "val": 1_000_000, "test": 2_000_000}      # disjoint for identities, motions and utterances
+VIDEO_FRAMES = 80                                                   # 3.2 s
+
+
+class Videos(NamedTuple):
+    """Videos end to end: video i owns frames[starts[i]:starts[i + 1]] and four mel rows for each of them."""
+    frames: np.ndarray   # (N, 64, 64, 3) uint8, 25 fps, N the frames of all videos
+    mel: np.ndarray      # (4 N, 64) log-mel rows, normalised per video
+    starts: np.ndarray   # (videos + 1,)
+    wave: np.ndarray     # (640 N,) float32, 16 kHz
+    motion: np.ndarray   # (N, 11) columns faces.MOTION, or (0, 11) for your own clips
+    phones: list         # per video [(symbol, start s, end s), ...], or [] for your own clips
+
+
+def make_video(seed, n_frames=VIDEO_FRAMES):
+    """One toy video, all of it determined by the seed -> frames, mel, wave, motion, phones as in Videos."""
+    wave, phones = speech.speak(seed, n_frames / FPS)
+    move = faces.motion(seed, speech.lips(phones, (np.arange(n_frames) + 0.5) / FPS))
+    return faces.render(faces.identity(seed), move), log_mel(wave), wave, move, phones
+
+
+def build(folder, split, n_videos=None, seed=0):
+    """Make one split in folder/split, in parallel, and a contact sheet beside it. Atomic: a stopped build leaves nothing."""
+    folder, n = Path(folder), n_videos or SPLITS[split]
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = [seed * 10_000_000 + FIRST_SEED[split] + i for i in range(n)]
+    with multiprocessing.Pool() as pool:
+        made = list(tqdm(pool.imap(make_video, seeds, chunksize=4), total=n, desc=f"toy data, {split}", unit="video"))
+    frames, mel, wave, motion, phones = zip(*made)
+    starts = np.arange(n + 1) * VIDEO_FRAMES
+    save(folder / split, Videos(*(np.concatenate(a) for a in (frames, mel)), starts, *(np.concatenate(a) for a in (wave, motion)), phones))
+    contact_sheet(folder / f"{split}.png", [f[::5][:12] for f in frames[:8]])
+
+
+def save(folder, videos):
+    """Write a Videos as .npy files and phones.json, first to a temporary folder."""
+    temporary = folder.with_name(folder.name + f".{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    for name, value in videos._asdict().items():
+        if name == "phones":
+            (temporary / "phones.json").write_text(json.dumps(value))
+        else:
+            np.save(temporary / f"{name}.npy", value.astype(np.float16) if name == "mel" else value)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def load(data, split, n_videos=0):
+    """The split "train", "val" or "test" of `data`: the toy set's folder, or a folder of your own video clips.
+
+    A toy set that is missing is built, with n_videos videos a split (0: the usual number).
+    Your own clips are split by clip: every tenth is "val", every tenth is "test", the others are "train".
+    Raises ValueError with one line when the folder holds neither.
+    """
+    data = Path(data)
+    toy = not data.exists() or any((data / s).is_dir() for s in SPLITS) or not any(data.iterdir())
+    if toy:
+        if not (data / split / "phones.json").exists():
+            build(data, split, n_videos)
+        arrays = {f: np.load(data / split / f"{f}.npy", mmap_mode=None) for f in Videos._fields if f != "phones"}
+        return Videos(**arrays, phones=json.loads((data / split / "phones.json").read_text()))
+    clips = list(load_folder(data))
+    part = [c for i, c in enumerate(clips) if len(clips) < 3 or {8: "val", 9: "test"}.get((i * 10 // len(clips)), "train") == split]
+    _, frames, waves = zip(*part)
+    starts = np.cumsum([0] + [len(f) for f in frames])
+    mels = [log_mel(w) for w in waves]
+    return Videos(np.concatenate(frames), np.concatenate(mels), starts, np.concatenate(waves), np.zeros((0, len(faces.MOTION)), np.float32), [])
+
+
+def contact_sheet(path, rows, scale=2):
+    """Write a PNG of rows of frames; rows: list of (F, H, W, 3) uint8, all of one size."""
+    picture = np.concatenate([np.concatenate(list(r), axis=1) for r in rows], axis=0)
+    iio.imwrite(path, picture.repeat(scale, 0).repeat(scale, 1))
