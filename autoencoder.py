@@ -1,0 +1,208 @@
+"""Frames <-> latents: a per-frame convolutional autoencoder, 64 x 64 x 3 pixels <-> 8 x 8 x 16 numbers.
+
+    z = (E(x) − mean) / std                      per channel: unit variance over the training frames
+    L = ‖D(z + 0.03 n) − x‖² + ‖∇D(z + 0.03 n) − ∇x‖²,      n ~ N(0, 1)
+
+The noise n makes the decoder smooth: what a diffusion model gets slightly wrong in a latent must not show as flicker. The
+gradient term (differences of neighbouring pixels) keeps eyes and mouth crisp where a pixel loss alone would blur them.
+
+    python autoencoder.py                        trains on the toy set, writes checkpoints/autoencoder.pt and out/autoencoder/
+"""
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import tiny_data
+from common import Log, check_finite, half, load_checkpoint, one_line_errors, parse, pick_device, save_checkpoint, update_ema
+
+
+@dataclass
+class Config:
+    data: str = "data/tiny"      # toy set (built if missing) or a folder of video clips
+    videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+    out: str = "out/autoencoder" # log, contact sheets and the resumable checkpoint
+    weights: str = "checkpoints/autoencoder.pt"  # where the trained network goes
+    steps: int = 8000            # optimiser steps
+    batch: int = 32              # frames per step
+    lr: float = 2e-3             # peak learning rate (AdamW, cosine decay to zero)
+    noise: float = 0.03          # standard deviation of the noise on the latents, in units of theirs
+    gradient: float = 1.0        # weight of the image-gradient term
+    log_every: int = 100         # steps
+    save_every: int = 1000       # steps between checkpoints and contact sheets
+    seed: int = 0
+    device: str = "auto"         # auto = cuda if there is one, else cpu
+    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
+
+
+SMOKE = dict(videos=4, steps=6, batch=8, log_every=2, save_every=3, data="data/smoke", out="out/smoke/autoencoder", weights="out/smoke/autoencoder.pt")
+
+
+class ResBlock(nn.Module):
+    """x + conv(silu(conv(silu(x)))); (N, C, H, W) -> the same shape. No normalisation: latents must not depend on it."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x):
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+class AutoEncoder(nn.Module):
+    """encode (N, 3, 64, 64) in [-1, 1] -> (N, 16, 8, 8), unit variance; decode goes back. Pixel (un)shuffles change the
+    resolution: they cost nothing, and all convolutions run at 32 x 32 or below. Any multiple of 8 works as a size."""
+
+    def __init__(self, latent=16, enc=(32, 64, 128), dec=(32, 64, 96)):
+        super().__init__()
+        a, b, c = enc
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(2), nn.Conv2d(12, a, 3, padding=1), ResBlock(a),                       # 32 x 32
+            nn.PixelUnshuffle(2), nn.Conv2d(4 * a, b, 1), ResBlock(b),                               # 16 x 16
+            nn.PixelUnshuffle(2), nn.Conv2d(4 * b, c, 1), ResBlock(c),                               # 8 x 8
+            nn.SiLU(), nn.Conv2d(c, latent, 1))
+        a, b, c = dec
+        self.decoder = nn.Sequential(
+            nn.Conv2d(latent, c, 3, padding=1), ResBlock(c),
+            nn.Conv2d(c, 4 * b, 1), nn.PixelShuffle(2), ResBlock(b),
+            nn.Conv2d(b, 4 * a, 1), nn.PixelShuffle(2), ResBlock(a),
+            nn.SiLU(), nn.Conv2d(a, 12, 3, padding=1), nn.PixelShuffle(2))
+        self.register_buffer("mean", torch.zeros(latent, 1, 1))
+        self.register_buffer("std", torch.ones(latent, 1, 1))
+
+    def encode(self, x):
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % 8 or x.shape[3] % 8:
+            raise ValueError(f"encode wants frames (N, 3, H, W), H and W multiples of 8, got {tuple(x.shape)}")
+        return (self.encoder(x) - self.mean) / self.std
+
+    def decode(self, z):
+        if z.ndim != 4 or z.shape[1] != len(self.mean):
+            raise ValueError(f"decode wants latents (N, {len(self.mean)}, h, w), got {tuple(z.shape)}")
+        return self.decoder(z * self.std + self.mean)
+
+
+def reconstruction_loss(y, x, gradient):
+    """‖y − x‖² + gradient · ‖∇y − ∇x‖², means over pixels; ∇ are the differences to the right and lower neighbours.
+
+    y, x (N, 3, H, W) -> scalar. The second term weighs an edge of one pixel as much as a flat error: edges stay crisp.
+    """
+    d = y - x
+    return d.pow(2).mean() + gradient * (d.diff(dim=2).pow(2).mean() + d.diff(dim=3).pow(2).mean())
+
+
+def psnr(y, x):
+    """Peak signal-to-noise ratio of frames in [-1, 1], (N, 3, H, W) -> (N,) dB: 10 log10(1 / mean squared error on [0, 1])."""
+    return -10 * ((y.clamp(-1, 1) - x) / 2).pow(2).mean((1, 2, 3)).clamp_min(1e-12).log10()
+
+
+def to_pixels(frames, device="cpu"):
+    """uint8 (N, H, W, 3) -> float (N, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(frames)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def to_uint8(x):
+    """Float (N, 3, H, W) in [-1, 1] -> uint8 (N, H, W, 3) in NumPy."""
+    return x.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def mouth_box(frames, motion, half=(12, 10)):
+    """Cut the mouth out of true frames: (N, 3, 64, 64), motion (N, 11) -> (N, 3, 20, 24), centred where faces.py draws it."""
+    turn, roll = motion[:, 7], motion[:, 5]
+    fx, fy = 3.6 * turn, 9.5 + 3.0 * motion[:, 0]                             # in head coordinates; the jaw opens downwards
+    x = 32 + motion[:, 3] + np.cos(roll) * fx - np.sin(roll) * fy
+    y = 31 + motion[:, 4] + np.sin(roll) * fx + np.cos(roll) * fy
+    x, y = (np.clip(np.round(c).astype(int), h, 64 - h) for c, h in ((x, half[0]), (y, half[1])))
+    return torch.stack([f[:, b - half[1]:b + half[1], a - half[0]:a + half[0]] for f, a, b in zip(frames, x, y)])
+
+
+@torch.no_grad()
+def validate(model, videos, stride=8):
+    """Held-out quality on every stride-th frame -> dict: psnr and psnr_mouth in dB, psnr_noisy with noise 0.1 on the latents,
+    flicker: the mean change of the decoded frame when nothing but that noise changes, relative to the data's own."""
+    x = to_pixels(videos.frames[::stride], model.mean.device)
+    z = model.encode(x)
+    y = model.decode(z)
+    noisy = model.decode(z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z))
+    change = (to_pixels(videos.frames[1:65], x.device) - to_pixels(videos.frames[:64], x.device)).abs().mean()
+    scores = dict(psnr=psnr(y, x).mean().item(), psnr_noisy=psnr(noisy, x).mean().item(), flicker=((noisy - y).abs().mean() / change).item())
+    if len(videos.motion):
+        move = np.asarray(videos.motion[::stride])
+        scores["psnr_mouth"] = psnr(mouth_box(y, move), mouth_box(x, move)).mean().item()
+    return scores
+
+
+def load_autoencoder(path="checkpoints/autoencoder.pt", device="cpu"):
+    """-> AutoEncoder in eval mode without gradients. Raises ValueError for a missing or foreign file."""
+    model = AutoEncoder().to(device)
+    model.load_state_dict({k: v.float() for k, v in load_checkpoint(path, "autoencoder")["model"].items()})
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def train(cfg, resume=False):
+    # 1 seed and device
+    torch.manual_seed(cfg.seed)
+    generator = torch.Generator().manual_seed(cfg.seed)
+    device = pick_device(cfg.device)
+
+    # 2 data
+    frames, held_out = np.array(tiny_data.load(cfg.data, "train", cfg.videos).frames), tiny_data.load(cfg.data, "val", cfg.videos)
+
+    # 3 networks
+    model = AutoEncoder().to(device, memory_format=torch.channels_last)
+    ema = deepcopy(model).requires_grad_(False)
+    print(f"encoder {sum(p.numel() for p in model.encoder.parameters()) / 1e6:.2f} M, decoder "
+          f"{sum(p.numel() for p in model.decoder.parameters()) / 1e6:.2f} M parameters, {len(frames)} frames, {device}")
+
+    # 4 optimiser
+    optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=1e-3)
+
+    # 5 resume
+    first, last = 0, f"{cfg.out}/last.pt"
+    if resume:
+        saved = load_checkpoint(last, "autoencoder training")
+        model.load_state_dict(saved["model"]), ema.load_state_dict(saved["ema"]), optimiser.load_state_dict(saved["optimiser"])
+        generator.set_state(saved["random"])
+        first = saved["step"]
+    log = Log(cfg.out, cfg, device, resume)
+
+    # 6 loop
+    for step in range(first, cfg.steps):
+        x = to_pixels(frames[torch.randint(len(frames), (cfg.batch,), generator=generator).numpy()], device)      # batch
+
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                                     # loss
+            z = model.encoder(x).float()
+            mean, std = z.detach().mean((0, 2, 3)), z.detach().std((0, 2, 3))
+            noise = torch.randn(z.shape, generator=generator).to(device)
+            y = model.decoder(z + cfg.noise * std[:, None, None] * noise).float()
+        loss = reconstruction_loss(y, x, cfg.gradient)
+
+        optimiser.zero_grad(set_to_none=True)                                                                   # step
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / 100) * 0.5 * (1 + np.cos(np.pi * step / cfg.steps))
+        check_finite(step, loss=loss.item(), gradient=norm.item())
+        optimiser.step()
+        model.mean[:, 0, 0].lerp_(mean, 1 if step == 0 else 0.01)     # running statistics, for encode and decode
+        model.std[:, 0, 0].lerp_(std, 1 if step == 0 else 0.01)
+        update_ema(ema, model, step, 0.999)                                                                     # ema
+
+        if (step + 1) % cfg.log_every == 0:                                                                     # log
+            log(step + 1, loss=loss.item(), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"])
+        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:                                           # sample, save
+            log(step + 1, **validate(ema, held_out))
+            shown = held_out.frames[::len(held_out.frames) // 12][:12]
+            tiny_data.contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [to_uint8(ema.decode(ema.encode(to_pixels(shown, device)))), shown], scale=3)
+            save_checkpoint(last, kind="autoencoder training", step=step + 1, config=asdict(cfg), model=model.state_dict(),
+                            ema=ema.state_dict(), optimiser=optimiser.state_dict(), random=generator.get_state())
+            save_checkpoint(cfg.weights, kind="autoencoder", step=step + 1, config=asdict(cfg), model=half(ema.state_dict()))
+    return ema
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        train(*parse(Config, __doc__, SMOKE))

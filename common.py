@@ -1,0 +1,136 @@
+"""What every training script needs and no paper writes about: arguments, device, log, checkpoints, moving average.
+
+Nothing here knows about diffusion. A Config dataclass is the command line: each field is an option, its comment the help.
+"""
+import argparse
+import contextlib
+import dataclasses
+import inspect
+import json
+import math
+import os
+import re
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def parse(config_class, doc, smoke, argv=None):
+    """Command line -> (config, resume). Every field of the dataclass is an option: --lr 1e-4, --bf16, --no-bf16.
+
+    `smoke` is a dict of field values which --smoke puts in place of the defaults: everything runs, at toy size.
+    """
+    comments = dict(re.findall(r"^    (\w+):.*?#\s*(.*)$", inspect.getsource(config_class), re.M))
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for f in dataclasses.fields(config_class):
+        kind = {"action": argparse.BooleanOptionalAction} if isinstance(f.default, bool) else {"type": type(f.default)}
+        parser.add_argument("--" + f.name.replace("_", "-"), default=None, **kind,
+                            help=f"{comments.get(f.name, '')} (default: {f.default})".replace("%", "%%"))
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out, bit for bit on the CPU")
+    parser.add_argument("--smoke", action="store_true", help="everything at toy size, in well under a minute")
+    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
+    resume, small = given.pop("resume"), given.pop("smoke")
+    for name, value in given.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not (math.isfinite(value) and value >= 0):
+            parser.error(f"--{name.replace('_', '-')} must be a finite number >= 0, got {value}")
+    return config_class(**{**(smoke if small else {}), **given}), resume
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """Expected trouble (bad input, missing files, a diverged run) ends with one clear line and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; --resume goes on from the last checkpoint of a training run", file=sys.stderr)
+        sys.exit(130)
+
+
+def pick_device(name):
+    """"auto" -> cuda if there is one, else cpu; any other name is checked. Raises ValueError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0][:80]}); try --device cpu") from None
+
+
+def check_finite(step, **terms):
+    """Stop the run where it broke: FloatingPointError naming the step and the first non-finite term."""
+    for name, value in terms.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value} at step {step}; go back to a checkpoint with --resume and a smaller --lr")
+
+
+def update_ema(ema, model, step, decay=0.999):
+    """θ_ema ← d θ_ema + (1 − d) θ with d = min(decay, (1 + step) / (10 + step)): parameters only, buffers are copied."""
+    d = min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - d)
+        for a, b in zip(ema.buffers(), model.buffers()):
+            a.copy_(b)
+
+
+def save_checkpoint(path, **content):
+    """Write plain tensors, numbers, strings, lists and dicts; first to a temporary file, so that no reader sees half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path, kind):
+    """Read what save_checkpoint wrote, on the CPU. kind: what the file must say it is, such as "teacher".
+
+    Raises ValueError with one line for a missing, damaged or foreign file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}: train it first (see README) or name another file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, zipfile.BadZipFile, __import__("pickle").UnpicklingError):
+        raise ValueError(f"{path} is damaged or not a checkpoint of this project") from None
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        found = content.get("kind", "something else") if isinstance(content, dict) else "something else"
+        raise ValueError(f"{path} holds {found!r}, but a {kind!r} checkpoint is wanted")
+    return content
+
+
+def half(state):
+    """A state dict with float32 tensors as float16: what is shipped."""
+    return {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
+
+
+class Log:
+    """One aligned line on the terminal, and the same keys as JSON lines in out/log.jsonl (first line: config, versions)."""
+
+    def __init__(self, out, config, device, resume):
+        Path(out).mkdir(parents=True, exist_ok=True)
+        self.path, self.start = Path(out) / "log.jsonl", time.time()
+        if not resume:
+            self.path.unlink(missing_ok=True)
+        self.write(config=dataclasses.asdict(config), torch=torch.__version__, numpy=np.__version__, device=str(device),
+                   threads=torch.get_num_threads(), resumed=bool(resume))
+
+    def write(self, **row):
+        with open(self.path, "a") as f:
+            f.write(json.dumps(row) + "\n")
+
+    def __call__(self, step, **row):
+        row = {"step": step, "seconds": round(time.time() - self.start, 1), **row}
+        self.write(**row)
+        print("  ".join(f"{k} {v:>7d}" if isinstance(v, int) else f"{k} {v:>8.4g}" for k, v in row.items()), flush=True)
