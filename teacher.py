@@ -1,0 +1,384 @@
+"""The teacher: an audio-driven talking-portrait diffusion model, 40 DDIM steps x 3 guidance branches = 120 evaluations.
+
+    x_t = α_t x0 + σ_t ε,    v = α_t ε − σ_t x0,    α_t = cos(πt / 2T),  σ_t = sin(πt / 2T)
+    L   = E || v̂(x_t, t, c) − v ||²                             over the frames that are to be generated
+    v̂  = v(∅) + s_ref [v(ref) − v(∅)] + s_audio [v(ref, audio) − v(ref)]                          (guidance, 3 branches)
+    x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from t = T down to 0)
+
+    python teacher.py                        MINUTES_HERE
+    python teacher.py --smoke                everything at toy size in seconds
+Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt, contact sheets.
+
+Shapes: B batch, F frames (16), C latent channels (16), H W latent size (8 8), W rows of an audio window (20),
+A audio feature size (64), D embedding size, K context frames (4 or 0), T diffusion steps (1000).
+"""
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import tiny_data
+from audio_features import N_MELS, WINDOW, audio_windows
+from autoencoder import load_autoencoder, to_pixels, to_uint8
+from common import Log, check_finite, half, load_checkpoint, one_line_errors, parse, pick_device, save_checkpoint, update_ema
+
+
+@dataclass
+class Config:
+    data: str = "data/tiny"      # toy set (built if missing) or a folder of video clips
+    videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+    out: str = "out/teacher"     # log, contact sheets and the resumable checkpoint
+    weights: str = "checkpoints/teacher.pt"  # where the trained network goes
+    autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
+    steps: int = 12000           # optimiser steps
+    batch: int = 8               # clips per step
+    frames: int = 16             # frames per clip
+    context: int = 4             # frames of a clip that may be given from the previous chunk
+    channels: int = 64           # width of the UNet at 8 x 8; twice that at 4 x 4
+    lr: float = 1e-3             # peak learning rate (AdamW)
+    warmup: int = 200            # steps of linear warm-up; a cosine decay to zero follows
+    ema: float = 0.999           # decay of the moving average, which is what samples
+    log_every: int = 50          # steps
+    save_every: int = 500        # steps between checkpoints
+    sample_every: int = 2000     # steps between contact sheets
+    seed: int = 0
+    device: str = "auto"         # auto = cuda if there is one, else cpu
+    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
+    drop_ref: float = 0.1        # ablation: how often portrait and sound are dropped (trains the branch ∅)
+    drop_audio: float = 0.15     # ablation: how often the sound alone is dropped (trains the branch ref)
+    context_rate: float = 0.5    # ablation: share of the clips that carry context frames
+
+
+SMOKE = dict(videos=4, steps=6, batch=2, channels=16, warmup=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
+             weights="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", data="data/smoke")
+T = 1000
+
+
+# ---------------------------------------------------------------- the equations
+
+def alpha_sigma(t, ndim=5):
+    """α_t = cos(πt / 2T), σ_t = sin(πt / 2T): ᾱ_0 = 1, and ᾱ_T = 0 exactly (zero terminal SNR, 2305.08891).
+
+    t (B,) or a number, 0 <= t <= T -> two tensors (B, 1, ..., 1) with ndim axes. Nichol & Dhariwal's cosine schedule
+    (2102.09672) without its offset. Raises ValueError outside [0, T].
+    """
+    t = torch.as_tensor(t)
+    if t.numel() and not (0 <= float(t.min()) and float(t.max()) <= T):
+        raise ValueError(f"t must lie in [0, {T}], got {float(t.min())} ... {float(t.max())}")
+    u = t.to(torch.float64).reshape(-1, *[1] * (ndim - 1)) / T * torch.pi / 2
+    alpha = torch.where(u == torch.pi / 2, 0.0, torch.cos(u))       # cos(pi/2) is 6e-17 in floating point
+    kind = t.dtype if t.dtype == torch.float64 else torch.float32
+    return alpha.to(kind), torch.sin(u).to(kind)
+
+
+def add_noise(x0, eps, t):
+    """x_t = α_t x0 + σ_t ε. x0, ε (B, ...), t (B,) -> like x0. Ho et al., 2006.11239, eq. 4."""
+    a, s = alpha_sigma(t, x0.ndim)
+    return a * x0 + s * eps
+
+
+def v_target(x0, eps, t):
+    """v = α_t ε − σ_t x0. Shapes as add_noise. Salimans & Ho, 2202.00512, appendix D."""
+    a, s = alpha_sigma(t, x0.ndim)
+    return a * eps - s * x0
+
+
+def x0_from_v(xt, v, t):
+    """x̂0 = α_t x_t − σ_t v: no division, so it holds at t = T, where x̂0 = −v."""
+    a, s = alpha_sigma(t, xt.ndim)
+    return a * xt - s * v
+
+
+def eps_from_v(xt, v, t):
+    """ε̂ = σ_t x_t + α_t v: no division, so it holds at t = 0, where ε̂ = v."""
+    a, s = alpha_sigma(t, xt.ndim)
+    return s * xt + a * v
+
+
+def ddim_step(xt, v, t, s):
+    """x_s = α_s x̂0 + σ_s ε̂ from t to s < t. Song et al., 2010.02502, eq. 12 with η = 0. s = 0 returns x̂0."""
+    return add_noise(x0_from_v(xt, v, t), eps_from_v(xt, v, t), s)
+
+
+def trailing_timesteps(steps):
+    """T first, 0 last, equally spaced: (T, T − T/n, ..., T/n, 0), n + 1 numbers. Lin et al., 2305.08891, section 3.3."""
+    if steps < 1:
+        raise ValueError(f"the sampler needs at least one step, got {steps}")
+    return [T * (steps - i) / steps for i in range(steps + 1)]
+
+
+def guide(v_none, v_ref, v_full, s_ref, s_audio):
+    """v̂ = v(∅) + s_ref [v(ref) − v(∅)] + s_audio [v(ref, audio) − v(ref)]; scales of 1 give v(ref, audio).
+
+    Classifier-free guidance (2207.12598) for two conditions, as in InstructPix2Pix (2211.09800), eq. 3.
+    """
+    return v_none + s_ref * (v_ref - v_none) + s_audio * (v_full - v_ref)
+
+
+def v_loss(v_hat, v, mask):
+    """Mean of (v̂ − v)² over the frames to be generated. v̂, v (B, F, C, H, W); mask (B, F), 1 = given as context."""
+    free = (1 - mask)[:, :, None, None, None].expand_as(v)
+    return (free * (v_hat - v) ** 2).sum() / free.sum()
+
+
+# ---------------------------------------------------------------- the condition and the network
+
+class Cond(NamedTuple):
+    """c = (portrait, sound, context). All tensors, so that it can be indexed and moved with cond_map."""
+    ref: torch.Tensor      # (B, C, H, W) latent of one portrait frame; zeros = dropped
+    audio: torch.Tensor    # (B, F, W, A) audio_windows of the clip; zeros = dropped
+    context: torch.Tensor  # (B, F, C, H, W) the last K frames of the previous chunk in the first K places, zeros elsewhere
+    mask: torch.Tensor     # (B, F) 1 where a context frame is given
+
+
+def cond_map(cond, f):
+    """Apply f to each tensor of a condition."""
+    return Cond(*(f(x) for x in cond))
+
+
+def drop(cond, keep_ref, keep_audio):
+    """Replace dropped conditions by zeros (no portrait has a zero latent, no sound is zero for 0.2 s). keeps: (B,) 0 or 1."""
+    return cond._replace(ref=cond.ref * keep_ref[:, None, None, None], audio=cond.audio * keep_audio[:, None, None, None])
+
+
+class Block(nn.Module):
+    """One level's unit, on (B F, C, H, W): spatial residual convolutions, modulated by time and sound; cross-attention from
+    the frame to its own audio tokens; self-attention over time at each place, and over space where `spatial`."""
+
+    def __init__(self, c_in, c, d, spatial=False, heads=4):
+        super().__init__()
+        self.heads, self.spatial = heads, spatial
+        self.norm1, self.conv1 = nn.GroupNorm(8, c_in), nn.Conv2d(c_in, c, 3, padding=1)
+        self.norm2, self.conv2 = nn.GroupNorm(8, c), nn.Conv2d(c, c, 3, padding=1)
+        self.skip = nn.Conv2d(c_in, c, 1) if c_in != c else nn.Identity()
+        self.modulate = nn.Linear(d, 2 * c)
+        self.norm_a, self.q_a, self.kv_a, self.out_a = nn.LayerNorm(c), nn.Linear(c, c), nn.Linear(d // 2, 2 * c), nn.Linear(c, c)
+        self.norm_t, self.time_conv = nn.LayerNorm(c), nn.Conv1d(c, c, 3, padding=1)
+        self.qkv_t, self.out_t, self.place_t = nn.Linear(c, 3 * c), nn.Linear(c, c), nn.Parameter(0.02 * torch.randn(64, c))
+        if spatial:
+            self.norm_s, self.qkv_s, self.out_s = nn.LayerNorm(c), nn.Linear(c, 3 * c), nn.Linear(c, c)
+            self.place_s = nn.Parameter(0.02 * torch.randn(16, c))
+        for layer in [self.conv2, self.out_a, self.out_t] + ([self.out_s] if spatial else []):
+            nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)      # every branch starts as the identity
+
+    def attend(self, q, k, v):
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))        # (N, heads, L, c / heads)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def forward(self, x, emb, tokens, frames):
+        scale, shift = self.modulate(emb)[:, :, None, None].chunk(2, 1)                           # (B F, c, 1, 1)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        x = self.skip(x) + h
+        n, c, height, width = x.shape
+        x = x.permute(0, 2, 3, 1).reshape(n, height * width, c)                                 # tokens (B F, H W, c)
+        x = x + self.out_a(self.attend(self.q_a(self.norm_a(x)), *self.kv_a(tokens).chunk(2, -1)))
+        if self.spatial:
+            x = x + self.out_s(self.attend(*self.qkv_s(self.norm_s(x) + self.place_s).chunk(3, -1)))
+        y = x.view(-1, frames, height * width, c).transpose(1, 2).reshape(-1, frames, c)        # (B H W, F, c)
+        h = self.norm_t(y)
+        h = h + self.time_conv(h.transpose(1, 2)).transpose(1, 2) + self.place_t[:frames]
+        y = y + self.out_t(self.attend(*self.qkv_t(h).chunk(3, -1)))
+        y = y.view(-1, height * width, frames, c).transpose(1, 2)
+        return y.reshape(n, height, width, c).permute(0, 3, 1, 2)                               # channels-last in memory
+
+
+class UNet(nn.Module):
+    """v̂(x_t, t, c): (B, F, C, 8, 8), (B,), Cond -> (B, F, C, 8, 8). Two levels, 8 x 8 and 4 x 4.
+
+    The portrait and the context frames join x_t as channels (with the context's mask), as is usual for image-to-video.
+    Sound: each frame's window of 20 feature rows -> 5 tokens for cross-attention, and one vector that joins the time embedding.
+    """
+
+    def __init__(self, channels=64, latent=16):
+        super().__init__()
+        c, d = channels, 4 * channels
+        self.time = nn.Sequential(nn.Linear(64, d), nn.SiLU(), nn.Linear(d, d))
+        self.audio = nn.Sequential(nn.Conv1d(N_MELS, 2 * c, 3, padding=1), nn.SiLU(), nn.Conv1d(2 * c, 2 * c, 4, 2, 1), nn.SiLU(),
+                                   nn.Conv1d(2 * c, 2 * c, 4, 2, 1))                             # 20 rows -> 10 -> 5 tokens
+        self.place_a = nn.Parameter(0.02 * torch.randn(WINDOW // 4, 2 * c))
+        self.sound = nn.Sequential(nn.SiLU(), nn.Linear(WINDOW // 4 * 2 * c, d), nn.SiLU(), nn.Linear(d, d))
+        self.inlet = nn.Conv2d(3 * latent + 1, c, 3, padding=1)
+        self.down1, self.down2 = Block(c, c, d), Block(c, c, d)                                  # 8 x 8
+        self.shrink = nn.Conv2d(c, 2 * c, 3, 2, 1)
+        self.mid1, self.mid2, self.mid3 = (Block(2 * c, 2 * c, d, spatial=True) for _ in range(3))  # 4 x 4
+        self.grow = nn.Sequential(nn.Conv2d(2 * c, 4 * c, 1), nn.PixelShuffle(2))
+        self.up1, self.up2 = Block(2 * c, c, d), Block(2 * c, c, d)                              # 8 x 8, with skips
+        self.norm, self.outlet = nn.GroupNorm(8, c), nn.Conv2d(c, latent, 3, padding=1)
+        nn.init.zeros_(self.outlet.weight), nn.init.zeros_(self.outlet.bias)
+
+    def forward(self, xt, t, cond):
+        b, f, c, h, w = xt.shape
+        if cond.audio.shape != (b, f, WINDOW, N_MELS) or cond.ref.shape != (b, c, h, w) or cond.mask.shape != (b, f):
+            raise ValueError(f"x_t {tuple(xt.shape)} does not fit the condition: " + ", ".join(f"{k} {tuple(v.shape)}" for k, v in cond._asdict().items()))
+        mask = cond.mask[:, :, None, None, None].expand(b, f, 1, h, w)
+        x = torch.cat([xt, cond.ref[:, None].expand_as(xt), cond.context, mask], 2).flatten(0, 1)   # (B F, 49, 8, 8)
+        angle = t.float()[:, None] / T * torch.exp(torch.linspace(0, np.log(1000.0), 32, device=t.device))
+        emb = self.time(torch.cat([angle.cos(), angle.sin()], 1)).repeat_interleave(f, 0)           # (B F, D)
+        tokens = self.audio(cond.audio.flatten(0, 1).transpose(1, 2)).transpose(1, 2)              # (B F, 5, D / 2)
+        emb = F.silu(emb + self.sound(tokens.flatten(1)))
+        tokens = tokens + self.place_a
+        x = self.inlet(x.contiguous(memory_format=torch.channels_last))
+        x1 = self.down1(x, emb, tokens, f)
+        x2 = self.down2(x1, emb, tokens, f)
+        y = self.shrink(x2)
+        for block in (self.mid1, self.mid2, self.mid3):
+            y = block(y, emb, tokens, f)
+        y = self.up1(torch.cat([self.grow(y), x2], 1), emb, tokens, f)
+        y = self.up2(torch.cat([y, x1], 1), emb, tokens, f)
+        return self.outlet(F.silu(self.norm(y))).float().view(b, f, c, h, w)
+
+
+# ---------------------------------------------------------------- the sampler
+
+def guided_v(model, xt, t, cond, s_ref, s_audio):
+    """The three branches as one batch of 3 B -> guided v̂; with both scales at 1 just the full branch."""
+    if s_ref == 1 and s_audio == 1:
+        return model(xt, t, cond)
+    b = len(xt)
+    keep = torch.tensor([[0, 0], [1, 0], [1, 1]], dtype=xt.dtype, device=xt.device).repeat_interleave(b, 0)
+    three = drop(cond_map(cond, lambda x: x.repeat(3, *[1] * (x.ndim - 1))), keep[:, 0], keep[:, 1])
+    return guide(*model(xt.repeat(3, 1, 1, 1, 1), t.repeat(3), three).chunk(3), s_ref, s_audio)
+
+
+@torch.no_grad()
+def ddim_sample(model, cond, eps, steps=40, s_ref=1.5, s_audio=2.0):
+    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance, `steps` without.
+
+    Context frames are returned as given.
+    """
+    x, ts = eps, trailing_timesteps(steps)
+    for t, s in zip(ts, ts[1:]):
+        t, s = torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)
+        x = ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s)
+    mask = cond.mask[:, :, None, None, None]
+    return mask * cond.context + (1 - mask) * x
+
+
+# ---------------------------------------------------------------- data: cached latents
+
+class Clips:
+    """All videos as latents in memory; draws batches of clips. The latents take 2 KB a frame."""
+
+    def __init__(self, videos, autoencoder, frames, device):
+        if (np.diff(videos.starts) < frames + 1).any():
+            raise ValueError(f"every video needs at least {frames + 1} frames")
+        self.starts, self.frames, self.device, ends = videos.starts, frames, device, videos.starts[1:]
+        self.latents = torch.cat([autoencoder.encode(to_pixels(videos.frames[i:i + 256], device)).half()
+                                  for i in range(0, len(videos.frames), 256)])                    # (N, C, H, W)
+        self.windows = [audio_windows(videos.mel[4 * a:4 * b].astype(np.float32)) for a, b in zip(self.starts, ends)]
+
+    def clip(self, video, start, ref):
+        """x0 (F, C, H, W), ref (C, H, W), audio (F, W, A) of one video, counted in its own frames."""
+        a = int(self.starts[video])
+        return (self.latents[a + start:a + start + self.frames], self.latents[a + ref],
+                torch.from_numpy(self.windows[video][start:start + self.frames].copy()).to(self.device))
+
+    def batch(self, size, generator, context, context_rate):
+        """Random clips -> x0 (B, F, C, H, W) and their condition; `context_rate` of them carry `context` true first frames."""
+        def draw(high):
+            return int(torch.randint(int(high), (), generator=generator))
+        rows = []
+        for _ in range(size):
+            video = draw(len(self.windows))
+            n = self.starts[video + 1] - self.starts[video]
+            rows.append(self.clip(video, draw(n - self.frames + 1), draw(n)))
+        x0, ref, audio = (torch.stack(r).float() for r in zip(*rows))
+        level = 0.075 * torch.randn(size, 1, 1, 1, generator=generator)       # 3 dB: a file's level is known only roughly
+        given = (torch.rand(size, 1, generator=generator) < context_rate) & (torch.arange(self.frames) < context)
+        mask = given.float().to(self.device)
+        return x0, Cond(ref, (audio + level.to(self.device)), x0 * mask[:, :, None, None, None], mask)
+
+
+def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
+    """-> (UNet in eval mode without gradients, its Config as a dict). Raises ValueError for a missing or foreign file."""
+    saved = load_checkpoint(path, kind)
+    model = UNet(saved["config"]["channels"]).to(device)
+    model.load_state_dict({k: v.float() for k, v in saved["model"].items()})
+    return model.eval().requires_grad_(False), saved["config"]
+
+
+# ---------------------------------------------------------------- training
+
+def train(cfg, resume=False):
+    # 1 seed and device
+    torch.manual_seed(cfg.seed)
+    generator = torch.Generator().manual_seed(cfg.seed)                       # batches, timesteps and noise: on the CPU
+    device = pick_device(cfg.device)
+
+    # 2 data
+    autoencoder = load_autoencoder(cfg.autoencoder, device)
+    clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos), autoencoder, cfg.frames, device)
+    preview = Clips(tiny_data.load(cfg.data, "val", cfg.videos), autoencoder, cfg.frames, device)
+
+    # 3 networks
+    model = UNet(cfg.channels).to(device, memory_format=torch.channels_last)
+    ema = deepcopy(model).requires_grad_(False)
+    print(f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}")
+
+    # 4 optimiser
+    optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01)
+
+    # 5 resume
+    first, last = 0, f"{cfg.out}/last.pt"
+    if resume:
+        saved = load_checkpoint(last, "teacher training")
+        model.load_state_dict(saved["model"]), ema.load_state_dict(saved["ema"]), optimiser.load_state_dict(saved["optimiser"])
+        generator.set_state(saved["random"])
+        first = saved["step"]
+    log, mean_loss = Log(cfg.out, cfg, device, resume), []
+
+    # 6 loop
+    for step in range(first, cfg.steps):
+        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)                # batch
+        t = (torch.rand((), generator=generator) + torch.arange(cfg.batch)) / cfg.batch % 1      # stratified over [0, T)
+        t = (T * (1 - t)).to(device)                                                              # (0, T]: T is where sampling starts
+        eps = torch.randn(x0.shape, generator=generator).to(device)
+        u = torch.rand(cfg.batch, generator=generator).to(device)
+        keep_ref, keep_audio = (u > cfg.drop_ref).float(), (u > cfg.drop_ref + cfg.drop_audio).float()
+
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                        # loss
+            v_hat = model(add_noise(x0, eps, t), t, drop(cond, keep_ref, keep_audio))
+        loss = v_loss(v_hat, v_target(x0, eps, t), cond.mask)
+
+        optimiser.zero_grad(set_to_none=True)                                                     # step
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        decay = 0.5 * (1 + np.cos(np.pi * max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)))
+        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / cfg.warmup) * decay
+        check_finite(step, loss=loss.item(), gradient=norm.item())
+        optimiser.step()
+        update_ema(ema, model, step, cfg.ema)                                                     # ema
+        mean_loss.append(loss.item())
+
+        if (step + 1) % cfg.log_every == 0:                                                       # log
+            log(step + 1, loss=float(np.mean(mean_loss)), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"])
+            mean_loss = []
+        if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:                           # sample
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", ema, preview, autoencoder)
+        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:                             # save
+            save_checkpoint(last, kind="teacher training", step=step + 1, config=asdict(cfg), model=model.state_dict(),
+                            ema=ema.state_dict(), optimiser=optimiser.state_dict(), random=generator.get_state())
+            save_checkpoint(cfg.weights, kind="teacher", step=step + 1, config=asdict(cfg), model=half(ema.state_dict()))
+    return ema
+
+
+def contact_sheet(path, model, clips, autoencoder, settings=((40, 1.5, 2.0), (1, 1, 1)), seed=0):
+    """A PNG: for three held-out portraits, one row for each (steps, s_ref, s_audio), then the truth. Own noise, fixed."""
+    rows, generator = [], torch.Generator().manual_seed(seed)                 # not the training's: looking changes nothing
+    for video in range(min(3, len(clips.windows))):
+        x0, ref, audio = (x[None].float() for x in clips.clip(video, 0, clips.starts[video + 1] - clips.starts[video] - 1))
+        cond = Cond(ref, audio, torch.zeros_like(x0), torch.zeros(x0.shape[:2], device=x0.device))
+        eps = torch.randn(x0.shape, generator=generator).to(x0.device)
+        samples = [ddim_sample(model, cond, eps, *s) for s in settings] + [x0]
+        rows += [to_uint8(autoencoder.decode(x[0])) for x in samples]
+    tiny_data.contact_sheet(path, rows)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        train(*parse(Config, __doc__, SMOKE))

@@ -1,0 +1,301 @@
+import math
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+import teacher
+from teacher import (Block, Clips, Cond, T, UNet, add_noise, alpha_sigma, cond_map, ddim_sample, ddim_step, drop, eps_from_v,
+                     guide, guided_v, trailing_timesteps, v_loss, v_target, x0_from_v)
+
+torch.manual_seed(0)
+X0, EPS = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64), torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
+TIMES = torch.tensor([0.0, 1.0, 250.0, 500.0, 999.0, 1000.0], dtype=torch.float64)
+EXACT = dict(rtol=0, atol=1e-12)
+
+
+def condition(batch=2, frames=16, given=0, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    mask = (torch.arange(frames) < given).float().expand(batch, frames)
+    return Cond(torch.randn(batch, 16, 8, 8, generator=g), torch.randn(batch, frames, 20, 64, generator=g),
+                torch.randn(batch, frames, 16, 8, 8, generator=g) * mask[:, :, None, None, None], mask.clone())
+
+
+@pytest.fixture(scope="module")
+def unet():
+    """A small network whose zero-initialised layers are filled, so that every input can have an effect."""
+    torch.manual_seed(0)
+    model = UNet(channels=16)
+    for p in model.parameters():
+        if p.abs().max() == 0:
+            torch.nn.init.normal_(p, std=0.1)
+    return model.eval()
+
+
+class Spy(torch.nn.Module):
+    """Returns zeros and remembers what it was called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, xt, t, cond):
+        self.calls.append((len(xt), t.clone(), cond))
+        return torch.zeros_like(xt)
+
+
+# ---- schedule and conversions
+
+def test_schedule_is_clean_at_0_and_pure_noise_at_T():
+    assert [x.item() for x in alpha_sigma(torch.tensor([0.0]))] == [1, 0]
+    assert [x.item() for x in alpha_sigma(torch.tensor([float(T)]))] == [0, 1]
+
+
+def test_schedule_preserves_variance_and_falls():
+    a, s = alpha_sigma(torch.linspace(0, T, 101, dtype=torch.float64))
+    assert_close(a ** 2 + s ** 2, torch.ones_like(a), **EXACT)
+    assert (a.flatten().diff() < 0).all()
+
+
+@pytest.mark.parametrize("t", [-1.0, T + 1.0, float("nan")])
+def test_schedule_refuses_times_outside(t):
+    with pytest.raises(ValueError, match="t must lie"):
+        alpha_sigma(torch.tensor([t]))
+
+
+@pytest.mark.parametrize("t", TIMES)
+def test_x0_eps_v_round_trips(t):
+    t = t.expand(2)
+    xt, v = add_noise(X0, EPS, t), v_target(X0, EPS, t)
+    assert_close(x0_from_v(xt, v, t), X0, **EXACT)
+    assert_close(eps_from_v(xt, v, t), EPS, **EXACT)
+
+
+def test_each_clip_of_a_batch_has_its_own_time():
+    t = torch.tensor([300.0, 900.0], dtype=torch.float64)
+    both = add_noise(X0, EPS, t)
+    for i in range(2):
+        assert_close(both[i:i + 1], add_noise(X0[i:i + 1], EPS[i:i + 1], t[i:i + 1]), **EXACT)
+
+
+# ---- DDIM
+
+def test_ddim_step_to_the_same_time_is_the_identity():
+    t = torch.full((2,), 400.0, dtype=torch.float64)
+    assert_close(ddim_step(X0, EPS, t, t), X0, **EXACT)
+
+
+def test_ddim_step_to_zero_returns_x0_hat():
+    t = torch.full((2,), 400.0, dtype=torch.float64)
+    assert_close(ddim_step(X0, EPS, t, 0 * t), x0_from_v(X0, EPS, t), **EXACT)
+
+
+def test_ddim_with_the_true_v_stays_on_the_path():
+    t, s = torch.full((2,), 800.0, dtype=torch.float64), torch.full((2,), 300.0, dtype=torch.float64)
+    assert_close(ddim_step(add_noise(X0, EPS, t), v_target(X0, EPS, t), t, s), add_noise(X0, EPS, s), **EXACT)
+
+
+def test_trailing_timesteps_start_at_T_and_end_at_0():
+    assert trailing_timesteps(4) == [1000, 750, 500, 250, 0]
+    assert trailing_timesteps(1) == [1000, 0]
+    with pytest.raises(ValueError):
+        trailing_timesteps(0)
+
+
+class GaussianDenoiser(torch.nn.Module):
+    """The exact v̂ for data N(m, c²): E[x0 | x_t] = m + α c² (x_t − α m) / (α² c² + σ²)."""
+    m, c = 0.7, 0.5
+
+    def forward(self, xt, t, cond):
+        a, s = alpha_sigma(t.double())
+        x0 = self.m + a * self.c ** 2 * (xt - a * self.m) / (a ** 2 * self.c ** 2 + s ** 2)
+        return torch.where(s > 0, (a * xt - x0) / s.clamp_min(1e-12), 0)
+
+
+@pytest.mark.parametrize("steps, tolerance", [(40, 0.02), (400, 0.002)])
+def test_ddim_with_the_exact_denoiser_of_a_gaussian_samples_that_gaussian(steps, tolerance):
+    """The probability flow maps the noise's quantiles to the data's: x0 = m + c ε, more exactly with more steps."""
+    eps = torch.linspace(-2, 2, 2 * 16 * 16 * 64, dtype=torch.float64).view(2, 16, 16, 8, 8)
+    c = cond_map(condition(), torch.Tensor.double)
+    assert_close(ddim_sample(GaussianDenoiser(), c, eps, steps, 1, 1), 0.7 + 0.5 * eps, rtol=0, atol=tolerance * 2)
+
+
+def test_one_ddim_step_returns_the_mean_of_the_data_whatever_the_noise():
+    """Why one step of the teacher is blurred: at t = T the best prediction is the average."""
+    out = ddim_sample(GaussianDenoiser(), cond_map(condition(), torch.Tensor.double), torch.randn(2, 16, 16, 8, 8, dtype=torch.float64), 1, 1, 1)
+    assert_close(out, torch.full_like(out, 0.7), **EXACT)
+
+
+# ---- guidance and evaluations
+
+def test_guidance_with_scales_1_is_the_full_branch_and_with_0_the_empty_one():
+    a, b, c = torch.randn(3, 5, dtype=torch.float64)
+    assert_close(guide(a, b, c, 1, 1), c, **EXACT)
+    assert_close(guide(a, b, c, 0, 0), a, **EXACT)
+    assert_close(guide(a, b, c, 1, 0), b, **EXACT)
+    assert_close(guide(a, a, a, 3, 7), a, **EXACT)
+
+
+def test_forty_guided_steps_are_120_evaluations_and_unguided_40():
+    spy = Spy()
+    ddim_sample(spy, condition(1), torch.randn(1, 16, 16, 8, 8))
+    assert sum(n for n, _, _ in spy.calls) == 120
+    spy = Spy()
+    ddim_sample(spy, condition(1), torch.randn(1, 16, 16, 8, 8), 40, 1, 1)
+    assert sum(n for n, _, _ in spy.calls) == 40
+
+
+def test_branches_are_none_then_portrait_then_portrait_and_sound():
+    spy, c = Spy(), condition(1, given=4)
+    guided_v(spy, torch.randn(1, 16, 16, 8, 8), torch.tensor([500.0]), c, 2, 3)
+    got = spy.calls[0][2]
+    assert [bool(x.any()) for x in got.ref] == [False, True, True]
+    assert [bool(x.any()) for x in got.audio] == [False, False, True]
+    assert_close(got.context, c.context.expand(3, -1, -1, -1, -1))         # the past is never dropped
+
+
+def test_context_frames_are_returned_as_given():
+    c = condition(2, given=4)
+    out = ddim_sample(Spy(), c, torch.randn(2, 16, 16, 8, 8), 2)
+    assert_close(out[:, :4], c.context[:, :4], rtol=0, atol=0)
+
+
+# ---- loss
+
+def test_loss_is_zero_for_the_truth_and_counts_only_free_frames():
+    v, mask = torch.randn(2, 16, 16, 8, 8), condition(2, given=4).mask
+    assert v_loss(v, v, mask) == 0
+    wrong = v.clone()
+    wrong[:, :4] += 5
+    assert v_loss(wrong, v, mask) == 0
+    assert_close(v_loss(v + 2, v, mask), torch.tensor(4.0))
+    assert_close(v_loss(v + 2, v, 0 * mask), torch.tensor(4.0))
+
+
+# ---- network
+
+def test_untrained_network_predicts_zero():
+    assert UNet(16)(torch.randn(2, 16, 16, 8, 8), torch.tensor([1.0, 2.0]), condition()).abs().max() == 0
+
+
+@pytest.mark.parametrize("field", ["ref", "audio", "context", "mask"])
+def test_every_condition_reaches_the_output(unet, field):
+    c, x, t = condition(1, given=4), torch.randn(1, 16, 16, 8, 8), torch.tensor([500.0])
+    other = c._replace(**{field: getattr(c, field) + 1})
+    assert (unet(x, t, c) - unet(x, t, other)).abs().max() > 1e-3
+
+
+def test_the_sound_of_a_frame_reaches_that_frame_first(unet):
+    """Frame-wise cross-attention: without attention over time, frame 7 hears window 7 and no other."""
+    model, c = deepcopy(unet), condition(1)
+    for block in model.modules():
+        if isinstance(block, Block):
+            torch.nn.init.zeros_(block.out_t.weight)
+    c.audio.requires_grad_()
+    model(torch.randn(1, 16, 16, 8, 8), torch.tensor([500.0]), c)[0, 7].square().sum().backward()
+    heard = c.audio.grad.abs().sum((0, 2, 3))
+    assert heard[7] > 0 and heard.sum() == heard[7]
+
+
+def test_clips_of_a_batch_do_not_mix(unet):
+    c, x, t = condition(2), torch.randn(2, 16, 16, 8, 8), torch.tensor([300.0, 700.0])
+    alone = unet(x[1:], t[1:], cond_map(c, lambda y: y[1:]))
+    assert_close(unet(x, t, c)[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_reaches_every_parameter(unet):
+    model = deepcopy(unet)
+    model(torch.randn(1, 16, 16, 8, 8), torch.tensor([500.0]), condition(1, given=4)).square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_shapes_that_do_not_fit_are_named(unet):
+    with pytest.raises(ValueError, match="does not fit the condition.*audio"):
+        unet(torch.randn(1, 12, 16, 8, 8), torch.tensor([1.0]), condition(1))
+
+
+def test_drop_zeroes_what_is_not_kept():
+    c = drop(condition(2), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]))
+    assert not c.ref[0].any() and c.ref[1].any() and c.audio[0].any() and not c.audio[1].any()
+
+
+# ---- data
+
+class FakeCoder:
+    """Every pixel of a frame is its number: the latent says which frame it was."""
+
+    def encode(self, x):
+        return x[:, :1, ::8, ::8].repeat(1, 16, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    import tiny_data
+    n = 200
+    frames = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 64, 64, 3))
+    mel = np.repeat(np.arange(n), 4)[:, None].repeat(64, 1) / 127.5 - 1                # row r says which frame it belongs to
+    return Clips(tiny_data.Videos(frames, mel, np.array([0, 80, 120, 200]), None, None, []), FakeCoder(), 16, "cpu")
+
+
+def test_a_clip_is_16_consecutive_frames_of_one_video_with_its_own_sound(clips):
+    x0, c = clips.batch(64, torch.Generator().manual_seed(0), 4, 0.5)
+    number = torch.round((x0[:, :, 0, 0, 0] + 1) * 127.5)                                # (B, F) which frame
+    assert (number.diff(dim=1) == 1).all()
+    video = torch.bucketize(number, torch.tensor([80.0, 120.0]), right=True)
+    assert (video == video[:, :1]).all()
+    ref = torch.round((c.ref[:, 0, 0, 0] + 1) * 127.5)
+    assert (torch.bucketize(ref, torch.tensor([80.0, 120.0]), right=True) == video[:, 0]).all()
+    middle = c.audio[:, :, 9:11].mean((2, 3)) - c.audio[:, 7:8, 9:11].mean((2, 3))      # the level jitter cancels
+    assert_close(middle * 127.5, (number - number[:, 7:8]), rtol=0, atol=0.2)
+
+
+def test_context_is_the_truth_in_the_first_frames_of_about_half_the_clips(clips):
+    x0, c = clips.batch(200, torch.Generator().manual_seed(0), 4, 0.5)
+    given = c.mask[:, 0] == 1
+    assert 70 < given.sum() < 130
+    assert (c.mask[given] == (torch.arange(16) < 4)).all() and not c.mask[~given].any()
+    assert_close(c.context[given, :4], x0[given, :4], rtol=0, atol=0)
+    assert not c.context[:, 4:].any() and not c.context[~given].any()
+
+
+# ---- training
+
+SMALL = dict(data="data", videos=3, autoencoder="ae.pt", steps=4, batch=2, channels=16, warmup=1, log_every=1, save_every=2, sample_every=9)
+
+
+@pytest.fixture()
+def workplace(tmp_path, monkeypatch):
+    """An empty folder with an untrained autoencoder in it."""
+    import autoencoder
+    import common
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    common.save_checkpoint("ae.pt", kind="autoencoder", model=autoencoder.AutoEncoder().state_dict())
+    return tmp_path
+
+
+def test_resume_equals_no_interruption(workplace, monkeypatch):
+    whole = teacher.train(teacher.Config(**SMALL, out="a", weights="a.pt"))
+    calls = iter(range(99))
+    real = teacher.update_ema
+
+    def stop_after_two(*args):
+        real(*args)
+        if next(calls) == 2:                                         # power fails in the third step, after the save at two
+            raise KeyboardInterrupt
+    monkeypatch.setattr(teacher, "update_ema", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        teacher.train(teacher.Config(**SMALL, out="b", weights="b.pt"))
+    monkeypatch.setattr(teacher, "update_ema", real)
+    resumed = teacher.train(teacher.Config(**SMALL, out="b", weights="b.pt"), resume=True)
+    for a, b in zip(whole.parameters(), resumed.parameters()):
+        assert_close(a, b, rtol=0, atol=0)
+    model, config = teacher.load_teacher("b.pt")                      # what is shipped samples
+    assert config["channels"] == 16 and math.isfinite(ddim_sample(model, condition(1), torch.randn(1, 16, 16, 8, 8), 1).sum())
+
+
+def test_a_diverging_run_stops_and_names_the_step(workplace):
+    with pytest.raises(FloatingPointError, match="at step"):
+        teacher.train(teacher.Config(**{**SMALL, "lr": 1e20}, out="c", weights="c.pt"))
