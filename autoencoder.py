@@ -5,8 +5,11 @@
 
 The noise n makes the decoder smooth: what a diffusion model gets slightly wrong in a latent must not show as flicker. The
 gradient term (differences of neighbouring pixels) keeps eyes and mouth crisp where a pixel loss alone would blur them.
+First both halves learn together; then the encoder, and with it the latents, stays, and the decoder alone goes on (as was done
+for Stable Diffusion's): half the cost a step, and a diffusion model trained on the latents keeps its value.
 
-    python autoencoder.py                        trains on the toy set, writes checkpoints/autoencoder.pt and out/autoencoder/
+    python autoencoder.py --bf16                 MINUTES_HERE
+Writes checkpoints/autoencoder.pt (the moving average, float16) and out/autoencoder/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -26,7 +29,8 @@ class Config:
     videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
     out: str = "out/autoencoder" # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/autoencoder.pt"  # where the trained network goes
-    steps: int = 8000            # optimiser steps
+    steps: int = 8000            # optimiser steps of encoder and decoder together
+    decoder_steps: int = 12000   # then, of the decoder alone: the latents stay as they are
     batch: int = 32              # frames per step
     lr: float = 2e-3             # peak learning rate (AdamW, cosine decay to zero)
     noise: float = 0.03          # standard deviation of the noise on the latents, in units of theirs
@@ -38,7 +42,7 @@ class Config:
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
 
 
-SMOKE = dict(videos=4, steps=6, batch=8, log_every=2, save_every=3, data="data/smoke", out="out/smoke/autoencoder", weights="out/smoke/autoencoder.pt")
+SMOKE = dict(videos=4, steps=4, decoder_steps=2, batch=8, log_every=2, save_every=3, data="data/smoke", out="out/smoke/autoencoder", weights="out/smoke/autoencoder.pt")
 
 
 class ResBlock(nn.Module):
@@ -171,11 +175,16 @@ def train(cfg, resume=False):
     log = Log(cfg.out, cfg, device, resume)
 
     # 6 loop
-    for step in range(first, cfg.steps):
+    for step in range(first, cfg.steps + cfg.decoder_steps):
+        alone = step >= cfg.steps
+        if step == cfg.steps:                                         # phase 2 starts from the average, with fresh moments
+            model.load_state_dict(ema.state_dict())
+            optimiser.state.clear()
         x = to_pixels(frames[torch.randint(len(frames), (cfg.batch,), generator=generator).numpy()], device)      # batch
 
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                                     # loss
-            z = model.encoder(x).float()
+            with torch.set_grad_enabled(not alone):
+                z = model.encoder(x).float()
             mean, std = z.detach().mean((0, 2, 3)), z.detach().std((0, 2, 3))
             noise = torch.randn(z.shape, generator=generator).to(device)
             y = model.decoder(z + cfg.noise * std[:, None, None] * noise).float()
@@ -184,16 +193,18 @@ def train(cfg, resume=False):
         optimiser.zero_grad(set_to_none=True)                                                                   # step
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / 100) * 0.5 * (1 + np.cos(np.pi * step / cfg.steps))
+        done, total = (step - cfg.steps, cfg.decoder_steps) if alone else (step, cfg.steps)
+        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (done + 1) / 100) * 0.5 * (1 + np.cos(np.pi * done / total))
         check_finite(step, loss=loss.item(), gradient=norm.item())
         optimiser.step()
-        model.mean[:, 0, 0].lerp_(mean, 1 if step == 0 else 0.01)     # running statistics, for encode and decode
-        model.std[:, 0, 0].lerp_(std, 1 if step == 0 else 0.01)
+        if not alone:                                                 # running statistics, for encode and decode
+            model.mean[:, 0, 0].lerp_(mean, 1 if step == 0 else 0.01)
+            model.std[:, 0, 0].lerp_(std, 1 if step == 0 else 0.01)
         update_ema(ema, model, step, 0.999)                                                                     # ema
 
         if (step + 1) % cfg.log_every == 0:                                                                     # log
             log(step + 1, loss=loss.item(), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"])
-        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:                                           # sample, save
+        if (step + 1) % cfg.save_every == 0 or step + 1 in (cfg.steps, cfg.steps + cfg.decoder_steps):             # sample, save
             log(step + 1, **validate(ema, held_out))
             shown = held_out.frames[::len(held_out.frames) // 12][:12]
             tiny_data.contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [to_uint8(ema.decode(ema.encode(to_pixels(shown, device)))), shown], scale=3)

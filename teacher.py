@@ -34,7 +34,7 @@ class Config:
     out: str = "out/teacher"     # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/teacher.pt"  # where the trained network goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    steps: int = 12000           # optimiser steps
+    steps: int = 8000            # optimiser steps
     batch: int = 8               # clips per step
     frames: int = 16             # frames per clip
     context: int = 4             # frames of a clip that may be given from the previous chunk
@@ -321,7 +321,7 @@ def train(cfg, resume=False):
     print(f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}")
 
     # 4 optimiser
-    optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
 
     # 5 resume
     first, last = 0, f"{cfg.out}/last.pt"

@@ -1,0 +1,69 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from autoencoder import AutoEncoder, load_autoencoder, mouth_box, psnr, reconstruction_loss, to_pixels, to_uint8, validate
+from tiny_data import Videos, make_video
+from tiny_data.faces import MOTION, identity, render
+
+
+def test_pixels_round_trip():
+    frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    x = to_pixels(frames)
+    assert x.shape == (3, 3, 64, 64) and -1 <= x.min() and x.max() <= 1
+    np.testing.assert_array_equal(to_uint8(x), frames)
+
+
+def test_to_uint8_clips():
+    assert to_uint8(torch.full((1, 3, 8, 8), 7.0)).min() == 255
+
+
+def test_loss_is_zero_for_equal_frames_and_a_flat_error_has_no_gradient_term():
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    assert reconstruction_loss(x, x, 1.0) == 0
+    assert_close(reconstruction_loss(x + 0.5, x, 1.0), torch.tensor(0.25, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_psnr_closed_form():
+    x = torch.zeros(2, 3, 8, 8)
+    assert_close(psnr(x + 0.2, x), torch.full((2,), -20 * math.log10(0.1)))
+
+
+def test_shapes_and_bad_shapes():
+    model = AutoEncoder()
+    z = model.encode(torch.randn(2, 3, 64, 64))
+    assert z.shape == (2, 16, 8, 8) and model.decode(z).shape == (2, 3, 64, 64)
+    with pytest.raises(ValueError, match="multiples of 8"):
+        model.encode(torch.randn(2, 3, 60, 64))
+    with pytest.raises(ValueError, match="latents"):
+        model.decode(torch.randn(2, 4, 8, 8))
+
+
+def test_mouth_box_holds_all_that_the_jaw_moves():
+    m = np.zeros((1, len(MOTION)), np.float32)
+    m[:, 1] = 0.5
+    m[:, 3:6] = 4, -3, 0.1
+    shut, wide = (to_pixels(render(identity(5), m + np.eye(len(MOTION))[0] * jaw)) for jaw in (0, 0.9))
+    change = (shut - wide).abs()
+    assert mouth_box(change, m).sum() > 0.75 * change.sum()
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """The shipped network on held-out people: it must do what README says."""
+    frames, mel, wave, motion, phones = make_video(2_000_000)
+    return load_autoencoder(), Videos(frames, mel, np.array([0, len(frames)]), wave, motion, [phones])
+
+
+def test_shipped_network_reconstructs_a_held_out_person(shipped):
+    scores = validate(*shipped)
+    assert scores["psnr"] > 30 and scores["psnr_mouth"] > 27           # one person; README has the mean over all
+
+
+def test_shipped_latents_have_about_unit_variance(shipped):
+    model, _ = shipped
+    z = torch.cat([model.encode(to_pixels(make_video(2_000_100 + i, 8)[0])) for i in range(24)])
+    assert 0.6 < z.std() < 1.6 and (z.std((0, 2, 3)) > 0.3).all()

@@ -1,0 +1,89 @@
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from common import Log, check_finite, half, load_checkpoint, parse, pick_device, save_checkpoint, update_ema
+
+
+@dataclass
+class Config:
+    steps: int = 10    # optimiser steps
+    lr: float = 0.1    # learning rate
+    fast: bool = False # a switch
+    out: str = "x"     # 100 % of it
+
+
+def test_every_field_is_an_option_and_smoke_gives_way_to_what_is_given():
+    assert parse(Config, "", {}, []) == (Config(), False)
+    config, resume = parse(Config, "", {"steps": 2, "lr": 0.5}, ["--smoke", "--lr", "0.3", "--fast", "--resume"])
+    assert config == Config(steps=2, lr=0.3, fast=True) and resume
+
+
+@pytest.mark.parametrize("bad", [["--steps", "-1"], ["--lr", "nan"], ["--lr", "inf"], ["--steps", "1.5"], ["--sped", "3"]])
+def test_bad_options_end_with_code_2(bad, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(Config, "", {}, bad)
+    assert stop.value.code == 2 and bad[0] in capsys.readouterr().err
+
+
+def test_help_carries_the_comments(capsys):
+    with pytest.raises(SystemExit):
+        parse(Config, "what it does", {}, ["--help"])
+    text = capsys.readouterr().out
+    assert "optimiser steps" in text and "100 % of it" in text
+
+
+def test_checkpoints_round_trip_and_leave_no_temporary_file(tmp_path):
+    save_checkpoint(tmp_path / "a" / "c.pt", kind="thing", model={"w": torch.arange(3.0)}, config={"lr": 0.1})
+    assert_close(load_checkpoint(tmp_path / "a" / "c.pt", "thing")["model"]["w"], torch.arange(3.0))
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["c.pt"]
+
+
+def test_missing_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
+    good, cut, foreign = tmp_path / "good.pt", tmp_path / "cut.pt", tmp_path / "foreign.pt"
+    save_checkpoint(good, kind="teacher", w=torch.zeros(1000))
+    cut.write_bytes(good.read_bytes()[:500])
+    torch.save([1, 2], foreign)
+    for path, words in [(tmp_path / "no.pt", "no checkpoint"), (cut, "damaged"), (foreign, "something else")]:
+        with pytest.raises(ValueError, match=words):
+            load_checkpoint(path, "teacher")
+    with pytest.raises(ValueError, match="'teacher'.*'student'"):
+        load_checkpoint(good, "student")
+
+
+def test_ema_of_a_constant_is_that_constant_and_warms_up():
+    a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    update_ema(a, b, step=0, decay=0.999)                        # d = 1/10: the first step takes 90 % of the new
+    before = a.weight.clone()
+    update_ema(a, b, step=10 ** 9, decay=0.999)
+    assert_close(a.weight, 0.999 * before + 0.001 * b.weight)
+    for step in range(200):
+        update_ema(a, b, step, decay=0.5)
+    assert_close(a.weight, b.weight)
+
+
+def test_finite_check_names_the_term():
+    check_finite(3, loss=1.0)
+    with pytest.raises(FloatingPointError, match="gradient is nan at step 7"):
+        check_finite(7, loss=1.0, gradient=float("nan"))
+
+
+def test_half_keeps_integers():
+    out = half({"w": torch.ones(2), "n": torch.tensor(3)})
+    assert out["w"].dtype == torch.float16 and out["n"].dtype == torch.int64
+
+
+def test_log_writes_json_lines_with_the_config_first(tmp_path):
+    log = Log(tmp_path, Config(), "cpu", False)
+    log(1, loss=0.5)
+    first, second = (json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
+    assert first["config"]["lr"] == 0.1 and "torch" in first
+    assert second["step"] == 1 and second["loss"] == 0.5
+
+
+def test_unknown_device_is_one_clear_line():
+    with pytest.raises(ValueError, match="cannot be used"):
+        pick_device("abacus")

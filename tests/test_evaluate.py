@@ -1,0 +1,166 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import metrics
+import tiny_data
+from autoencoder import load_autoencoder
+from common import save_checkpoint
+from teacher import UNet
+from tiny_data import FIRST_SEED, SPLITS
+
+SHIPPED, CPU = Path(evaluate.__file__).parent / "checkpoints", torch.device("cpu")
+WANTED = ("model nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd head_std_ratio blink_rate_ratio identity "
+          "denoise_ms_per_frame total_ms_per_frame rtf peak_mb").split()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A toy set of eight test videos, and a folder of checkpoints with a tiny untrained teacher."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    tiny_data.build(folder / "data", "test", 8)
+    (folder / "checkpoints").mkdir()
+    for name in ("autoencoder.pt", "metrics.pt"):
+        shutil.copy(SHIPPED / name, folder / "checkpoints")
+    torch.manual_seed(0)
+    save_checkpoint(folder / "checkpoints" / "teacher.pt", kind="teacher", config={"channels": 16}, model=UNet(16).state_dict())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judge(place):
+    truth = evaluate.truth_of(tiny_data.load(place / "data", "test"), 0, 6, 40, CPU)
+    return evaluate.Judge(truth, metrics.load_metrics(SHIPPED / "metrics.pt"), CPU)
+
+
+@pytest.fixture(scope="module")
+def scores(judge):
+    """What the judge says of the floors."""
+    made = {name: source(0) for name, _, source in evaluate.floors(judge.truth, load_autoencoder(SHIPPED / "autoencoder.pt"), CPU)}
+    made["wrong"] = np.roll(judge.truth.frames, 1, axis=0)           # true videos, each with the sound of another
+    made["late"] = np.concatenate([judge.truth.frames[:, :1].repeat(2, 1), judge.truth.frames[:, :-2]], 1)
+    return {name: judge(frames)[0] for name, frames in made.items()}
+
+
+# ---------------------------------------------------------------- generation, chunk by chunk
+
+def test_generate_gives_each_chunk_its_sound_and_the_last_latents():
+    seen = []
+
+    def sampler(cond, eps):
+        """Writes the middle row of its sound into the latents, so that each frame says which window it was given."""
+        seen.append(cond)
+        return torch.where(cond.mask[:, :, None, None, None] > 0, cond.context, cond.audio[:, :, 0, :1, None, None].expand_as(eps))
+    windows = torch.arange(45.)[None, :, None, None].expand(3, 45, 20, 64)
+    z = evaluate.generate(sampler, torch.zeros(3, 16, 8, 8), windows, torch.Generator())
+    assert z.shape == (3, 45, 16, 8, 8)
+    assert z[1, :, 3, 2, 5].tolist() == list(range(45))
+    assert [int(c.mask.sum(1)[0]) for c in seen] == [0, 4, 4, 4]
+    assert [c.audio[0, 0, 0, 0].item() for c in seen] == [0, 12, 24, 36]
+    assert seen[2].context[0, :4, 0, 0, 0].tolist() == [24, 25, 26, 27] and seen[2].context[:, 4:].abs().max() == 0
+
+
+def test_generate_does_not_depend_on_how_videos_are_grouped():
+    ref, windows = torch.zeros(5, 16, 8, 8), torch.zeros(5, 30, 20, 64)
+    make = lambda at_once: evaluate.generate(lambda cond, eps: eps + 0.1 * cond.context, ref, windows, torch.Generator().manual_seed(3), at_once)
+    torch.testing.assert_close(make(2), make(5), rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------- the floors score as good and as bad as they are
+
+def test_true_lips_with_new_heads_score_best(scores):
+    real = scores["real"]
+    assert real["jaw_corr"] > 0.95 and real["width_corr"] > 0.85 and real["round_corr"] > 0.9
+    assert real["lag"] == 0 and abs(real["sync_offset"]) <= 1
+    assert real["closed_rate"] > 0.9 and real["open_rate"] > 0.9
+    assert 0.6 < real["head_std_ratio"] < 1.6 and 0.9 < real["frame_change_ratio"] < 1.1
+
+
+def test_a_still_portrait_scores_as_badly_as_it_is(scores):
+    still, real = scores["still"], scores["real"]
+    assert abs(still["jaw_corr"]) < 0.3 and still["sync_c"] < 0.5 * real["sync_c"]
+    assert still["head_std_ratio"] == still["blink_rate_ratio"] == still["frame_change_ratio"] == 0
+    assert still["fid"] > 3 * real["fid"] and still["fvd"] > 3 * real["fvd"]
+    assert still["identity"] > real["identity"]                      # the only thing it is good at
+
+
+def test_wrong_sound_scores_as_badly_as_it_is(scores):
+    wrong, real = scores["wrong"], scores["real"]
+    assert abs(wrong["jaw_corr"]) < 0.35 and wrong["sync_c"] < 0.6 * real["sync_c"] and wrong["sync_d"] > real["sync_d"]
+    assert wrong["fid"] == pytest.approx(0, abs=1e-3) and wrong["identity"] < real["identity"]     # good pictures, of the wrong people
+
+
+def test_lips_two_frames_late_are_reported_as_two(scores):
+    assert scores["late"]["lag"] == 2 and abs(scores["late"]["sync_offset"] + 2) <= 1
+
+
+def test_shuffled_frames_keep_fid_and_lose_fvd(scores):
+    assert scores["shuffled"]["fid"] == pytest.approx(0, abs=1e-3)
+    assert scores["shuffled"]["fvd"] > 3 * scores["real"]["fvd"] and scores["shuffled"]["frame_change_ratio"] > 1.5
+
+
+def test_blur_is_worse_than_the_autoencoder(scores):
+    assert scores["blurred"]["fid"] > 2 * scores["autoencoder"]["fid"] and scores["blurred"]["contrast_ratio"] < 1
+    assert scores["autoencoder"]["jaw_corr"] > 0.95
+
+
+def test_the_redrawn_truth_has_the_same_people_and_lips_and_another_head(judge):
+    again = evaluate.redrawn(judge.truth, 0)
+    assert not np.array_equal(again, judge.truth.frames) and not np.array_equal(again, evaluate.redrawn(judge.truth, 1))
+    assert FIRST_SEED["test"] + 777_000_000 > max(FIRST_SEED.values()) + max(SPLITS.values())
+
+
+def test_diversity_is_the_spread_over_seeds():
+    reads = [np.zeros((2, 5, 7)) for _ in range(2)]
+    reads[1][..., 3] = 2
+    np.testing.assert_allclose(evaluate.diversity(reads), [2 ** 0.5, 0, 0])
+
+
+# ---------------------------------------------------------------- the command
+
+def test_json_and_markdown_hold_what_the_issue_promises(place, capsys):
+    files = {k: place / f"table.{k}" for k in ("json", "md")}
+    evaluate.main(["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints"), "--clips", "4", "--frames", "28", "--seeds", "2",
+                   "--models", "still,ddim1,ddim2_guided", "--device", "cpu", "--json", str(files["json"]), "--markdown", str(files["md"])])
+    result = json.loads(files["json"].read_text())
+    rows = {r["model"]: r for r in result["rows"]}
+    assert list(rows) == ["real", "still", "ddim1", "ddim2_guided"]
+    for row in rows.values():
+        assert set(WANTED) | set(evaluate.METRICS) <= set(row)
+    assert rows["ddim1"]["nfe"] == 1 and rows["ddim2_guided"]["nfe"] == 6
+    assert all(f"{k}_std" in rows["ddim1"] for k in WANTED[2:14]) and rows["ddim1"]["fid_std"] is not None
+    assert rows["ddim1"]["rtf"] == pytest.approx(40 / rows["ddim1"]["total_ms_per_frame"])
+    assert rows["real"]["diversity"] == pytest.approx(1) and rows["still"]["rtf"] is None
+    assert {"seed", "clips", "machine", "jaw_corr_true", "fid_other_people", "identity_others"} <= set(result["setting"])
+    assert "| ddim1 |" in files["md"].read_text() and "Fréchet" in files["md"].read_text() and "ddim1" in capsys.readouterr().out
+
+
+def test_own_clips_are_judged_without_ground_truth(place, judge, monkeypatch):
+    videos = tiny_data.load(place / "data", "test")
+    monkeypatch.setattr(tiny_data, "load", lambda *_: videos._replace(motion=np.zeros((0, 11), np.float32), phones=[]))
+    args = evaluate.arguments(["--checkpoints", str(place / "checkpoints"), "--clips", "3", "--frames", "28", "--seeds", "1", "--models", "ddim1"])
+    rows = evaluate.evaluate(args)["rows"]
+    assert [r["model"] for r in rows] == ["real", "ddim1"]
+    for row in rows:
+        assert all(row[k] is not None for k in ("sync_c", "sync_d", "fid", "fvd", "identity", "frame_change_ratio"))
+        assert all(row[k] is None for k in ("jaw_corr", "lag", "head_std_ratio", "blink_rate_ratio", "diversity"))
+
+
+def test_the_legend_explains_every_number_of_the_table(capsys):
+    evaluate.main(["--legend"])
+    printed = capsys.readouterr().out
+    assert all(f"`{k}`" in printed for k in [*WANTED[1:], *evaluate.SHOWN])
+
+
+def test_bad_arguments_end_with_one_line(place, capsys):
+    common = ["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints")]
+    for wrong, says in ((["--models", "nobody"], "no model nobody"), (["--json", str(place / "no" / "x.json")], "no folder"), (["--clips", "0"], "at least 1"),
+                        (["--metrics", str(place / "none.pt")], "no checkpoint")):
+        with pytest.raises(SystemExit) as stop:
+            evaluate.main([*common, *wrong])
+        assert stop.value.code == 2 and says in capsys.readouterr().err

@@ -1,0 +1,280 @@
+import math
+import os
+import re
+import subprocess
+import weakref
+
+import imageio.v3 as iio
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import wavfile
+
+import sample
+from audio_features import FRAME, SR, audio_windows, load_audio, log_mel
+from autoencoder import AutoEncoder, load_autoencoder
+from common import save_checkpoint
+from sample import generate_latents, speak, toy_portrait
+from teacher import UNet, ddim_sample, load_teacher
+from tiny_data.clips import load_frames
+
+REF = torch.zeros(16, 8, 8)
+
+
+def sound(frames):
+    """Noise in syllables that lasts `frames` video frames; the last one is not full."""
+    n = max(FRAME, round(frames * FRAME) - 100)
+    return (0.3 * np.random.default_rng(0).normal(size=n) * np.sin(np.arange(n) * np.pi / 2400) ** 4).clip(-1, 1).astype(np.float32)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def stub(calls):
+    """A sampler whose answer is its noise, given frames as given; notes each condition."""
+    def sampler(model, cond, noise):
+        calls.append(cond)
+        mask = cond.mask[:, :, None, None, None]
+        return mask * cond.context + (1 - mask) * noise()
+    return sampler
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Random networks and sounds; every part of the networks is switched on, none starts at zero."""
+    folder = tmp_path_factory.mktemp("sample")
+    torch.manual_seed(0)
+    model, autoencoder = UNet(16), AutoEncoder()
+    with torch.no_grad():
+        for p in model.parameters():
+            if not p.any():
+                p.normal_(0, 0.05)
+        autoencoder.decoder[-2].weight.mul_(10)
+    save_checkpoint(folder / "teacher.pt", kind="teacher", config={"channels": 16}, model=model.state_dict())
+    save_checkpoint(folder / "autoencoder.pt", kind="autoencoder", model=autoencoder.state_dict())
+    save_checkpoint(folder / "misfit.pt", kind="teacher", config={"channels": 32}, model=model.state_dict())
+    save_checkpoint(folder / "nan.pt", kind="teacher", config={"channels": 16}, model={k: v * math.nan for k, v in model.state_dict().items()})
+    (folder / "damaged.pt").write_bytes((folder / "teacher.pt").read_bytes()[:5000])
+    wavfile.write(folder / "sound.wav", SR, sound(20))
+    wavfile.write(folder / "short.wav", SR, sound(1)[:600])
+    wavfile.write(folder / "nan.wav", SR, np.full(SR, np.nan, np.float32))
+    for name in ("empty.wav", "empty.png"):
+        (folder / name).touch()
+    (folder / "text.mp3").write_text("not a sound")
+    (folder / "text.png").write_text("not an image")
+    Image.new("RGB", (63, 200)).save(folder / "small.png")
+    iio.imwrite(folder / "noise.png", np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8))
+    (folder / "damaged.png").write_bytes((folder / "noise.png").read_bytes()[:3000])
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch):
+    """Run sample.py in an empty folder, with the random networks and one step."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*options, audio=folder / "sound.wav"):
+        sample.main([f"--audio={audio}", "--weights", str(folder / "teacher.pt"), "--autoencoder", str(folder / "autoencoder.pt"),
+                     "--steps", "1", "--scale", "1", "--device", "cpu", *map(str, options)])
+    return call
+
+
+def info(path):
+    return subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", f"file:{path}"], capture_output=True, text=True).stderr
+
+
+# ---- chunks ----
+
+@pytest.mark.parametrize("frames", [1, 16, 17, 28, 29, 100])
+def test_there_is_one_frame_for_every_640_samples_begun(frames):
+    chunks = list(generate_latents(None, stub([]), REF, log_mel(sound(frames)), generator()))
+    assert sum(map(len, chunks)) == math.ceil(len(sound(frames)) / FRAME) == frames
+    assert len(chunks) == 1 + max(0, math.ceil((frames - 16) / 12)) and all(len(c) == 12 for c in chunks[1:-1])
+
+
+def test_a_chunk_is_given_the_last_four_latents_of_the_one_before():
+    calls = []
+    chunks = list(generate_latents(None, stub(calls), REF, log_mel(sound(64)), generator()))
+    assert not calls[0].mask.any() and not calls[0].context.any() and len(calls) == 5
+    for before, cond in zip(chunks, calls[1:]):
+        torch.testing.assert_close(cond.context[0, :4], before[-4:], rtol=0, atol=0)
+        assert cond.mask.tolist() == [[1.0] * 4 + [0.0] * 12] and not cond.context[:, 4:].any()
+
+
+def test_every_frame_hears_its_own_window_also_the_given_ones_and_silence_follows_the_end():
+    calls, mel = [], log_mel(sound(30))
+    list(generate_latents(None, stub(calls), REF, mel, generator()))
+    windows = audio_windows(mel, 60)
+    for start, cond in zip((0, 12, 24), calls, strict=True):
+        np.testing.assert_array_equal(cond.audio[0].numpy(), windows[start:start + 16])
+    assert (calls[-1].audio[0, 10:] == -1).all()
+
+
+def test_chunks_come_one_at_a_time_and_are_not_kept():
+    calls, alive = [], []
+    for k, latents in enumerate(generate_latents(None, stub(calls), REF, log_mel(sound(400)), generator())):
+        assert len(calls) == k + 1                                  # nothing is made before it is wanted
+        alive.append(weakref.ref(latents.untyped_storage()))
+        del latents
+        assert sum(r() is not None for r in alive[:-1]) <= 1
+    assert k == 32
+
+
+def test_an_answer_that_is_not_finite_stops_the_video():
+    with pytest.raises(FloatingPointError, match="frame 16"):
+        chunks = generate_latents(None, lambda m, cond, noise: noise() / (1 - cond.mask[0, 0]), REF, log_mel(sound(20)), generator())
+        list(chunks)
+
+
+def test_the_seed_determines_the_frames(folder):
+    model, autoencoder = load_teacher(folder / "teacher.pt")[0], load_autoencoder(folder / "autoencoder.pt")
+
+    def frames(seed, portrait=2_000_000, mel=log_mel(sound(20))):
+        chunks = list(speak(model, lambda m, c, noise: ddim_sample(m, c, noise(), 1), autoencoder, toy_portrait(portrait), mel, generator(seed)))
+        assert [c.shape for c in chunks] == [(16, 64, 64, 3), (4, 64, 64, 3)] and chunks[0].dtype == np.uint8
+        return np.concatenate(chunks)
+    first = frames(0)
+    assert (first == frames(0)).all()
+    for other in (frames(1), frames(0, portrait=2_000_001), frames(0, mel=-np.ones((80, 64), np.float32))):
+        assert (first != other).mean() > 0.05
+
+
+# ---- files ----
+
+@pytest.mark.parametrize("name", ["plain", "-i", "it's \"quoted\" 100%d", "naïve: 你好"])
+def test_mp4_has_the_frames_and_the_sound_whatever_the_files_are_called(run, folder, tmp_path, name, capsys):
+    os.link(folder / "sound.wav", tmp_path / f"{name}.wav")
+    run(f"--out={name}.mp4", audio=f"{name}.wav")
+    assert sorted(os.listdir()) == sorted([f"{name}.mp4", f"{name}.wav"])
+    assert "3 evaluations a chunk, 6 in all" in capsys.readouterr().out                # three branches, two chunks
+    text, wave, out = info(f"{name}.mp4"), load_audio(f"{name}.wav"), load_audio(f"{name}.mp4")
+    assert re.search(r"Duration: 00:00:00.80,", text) and re.search(r"h264.*yuv420p.*64x64.* 25 fps", text) and "Audio: aac" in text
+    assert len(load_frames(f"{name}.mp4")) == 20 and 0 <= len(out) - len(wave) < FRAME
+    lags = [np.dot(out[50 + k:][:12000], wave[50:][:12000]) for k in range(-50, 51)]
+    assert np.argmax(lags) == 50 and np.corrcoef(out[:len(wave)], wave)[0, 1] > 0.9
+    data = open(f"{name}.mp4", "rb").read()
+    assert data.index(b"moov") < data.index(b"mdat")                                   # plays while it still loads
+
+
+def test_sound_that_starts_late_or_has_twelve_channels_or_cover_art_fits_its_frames(run, tmp_path, folder):
+    make = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error"]
+    red = ["-f", "lavfi", "-i", "color=red:s=320x180:r=25:d=2"]
+    subprocess.run([*make, *red, "-itsoffset", "0.52", "-i", folder / "sound.wav", "late.mov"], check=True)
+    subprocess.run([*make, "-i", folder / "sound.wav", "-af", "pan=12c|c0=c0|c1=c0|c2=c0", "many.wav"], check=True)
+    subprocess.run([*make, "-i", folder / "sound.wav", *red, "-frames:v", "1", "-disposition:v", "attached_pic", "cover.mp3"], check=True)
+    for name, frames in (("late.mov", 33), ("many.wav", 20), ("cover.mp3", 20)):
+        run("--guidance-ref", 1, "--guidance-audio", 1, audio=name)
+        wave, out = load_audio(name), load_audio("talk.mp4")
+        assert load_frames("talk.mp4").shape == (math.ceil(len(wave) / FRAME), 64, 64, 3) and abs(frames * FRAME - len(out)) < 3 * FRAME
+        assert 0 <= len(out) - len(wave) < FRAME + 32 and np.corrcoef(out[:len(wave)], wave[:len(out)])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", ["talk.mp4", "talk.gif"])
+def test_video_keeps_the_pixels(folder, tmp_path, name):
+    frames = sample.enlarge(np.stack([toy_portrait(2_000_000 + k) for k in range(3)]), 4, "nearest")
+    sample.write_video(tmp_path / name, iter([frames[:2], frames[2:]]), 3, 256, folder / "sound.wav")
+    if name.endswith("gif"):
+        assert "25 fps" in info(tmp_path / name) and b"NETSCAPE2.0\x03\x01\x00\x00" in (tmp_path / name).read_bytes()    # 0: for ever
+        assert [round(i.info["duration"]) for i in gif_frames(tmp_path / name)] == [40] * 3
+    error = iio.imread(tmp_path / name)[..., :3].astype(float) - frames
+    assert error.shape == (3, 256, 256, 3) and 10 * np.log10(255 ** 2 / np.square(error).mean()) > 34
+
+
+def gif_frames(path):
+    with Image.open(path) as gif:
+        for k in range(gif.n_frames):
+            gif.seek(k)
+            yield gif
+
+
+@pytest.mark.parametrize("frames, shape", [(1, (64, 64, 3)), (7, (64, 448, 3)), (30, (128, 768, 3))])
+def test_png_is_a_sheet_of_evenly_spaced_frames(run, tmp_path, frames, shape):
+    wavfile.write("some.wav", SR, sound(frames))
+    run("--out", "talk.PNG", audio="some.wav")
+    assert iio.imread("talk.PNG").shape == shape
+
+
+def test_enlarged_frames_keep_their_content():
+    frames = toy_portrait(2_000_000)[None]
+    assert (sample.enlarge(frames, 3, "nearest")[:, 1::3, 1::3] == frames).all()
+    smooth = sample.enlarge(frames, 4, "smooth").reshape(1, 64, 4, 64, 4, 3).mean((2, 4))
+    assert smooth.shape == frames.shape and np.abs(smooth - frames).mean() < 3
+    assert sample.enlarge(frames, 1, "smooth").tobytes() == frames.tobytes()
+
+
+# ---- the portrait ----
+
+def test_portrait_is_upright_square_and_opaque(tmp_path):
+    picture = np.zeros((100, 200, 3), np.uint8)
+    picture[:, 50:100], picture[:, 100:150], picture[:, 150:] = (255, 0, 0), (0, 0, 255), 255
+    Image.fromarray(picture).save(tmp_path / "rgb.png")
+    exif = Image.Exif()
+    exif[274] = 6                                                   # "turn by 90 degrees clockwise to view"
+    Image.fromarray(np.rot90(picture)).save(tmp_path / "phone.png", exif=exif)
+    for name in ("rgb.png", "phone.png"):                           # the middle 100 x 100: left half red, right half blue
+        face = sample.load_portrait(str(tmp_path / name))
+        assert face.shape == (64, 64, 3) and face.dtype == np.uint8
+        assert face[32, 8].tolist() == [255, 0, 0] and face[32, 56].tolist() == [0, 0, 255]
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("L", (64, 64), 77).save(tmp_path / "grey.png")
+    Image.fromarray(np.full((64, 64), 77 * 257, np.uint16)).save(tmp_path / "grey16.png")
+    for name, value in (("clear.png", 255), ("grey.png", 77), ("grey16.png", 77)):
+        assert (sample.load_portrait(str(tmp_path / name)) == value).all(), name
+
+
+def test_a_toy_portrait_saved_and_loaded_is_the_same(tmp_path):
+    iio.imwrite(tmp_path / "face.png", toy_portrait(2_000_124))
+    assert (sample.load_portrait(str(tmp_path / "face.png")) == toy_portrait(2_000_124)).all()
+
+
+# ---- trouble: one line, exit code 2, nothing left behind ----
+
+BAD = ["--audio {}/none.wav", "--audio {}", "--audio {}/empty.wav", "--audio {}/text.mp3", "--audio {}/short.wav", "--audio {}/nan.wav",
+       "--audio {}/noise.png", "--image {}/none.png", "--image {}", "--image {}/empty.png", "--image {}/text.png", "--image {}/small.png",
+       "--image {}/damaged.png", "--image {}/noise.png --portrait 1", "--portrait -1", "--portrait x", "--bogus", "bogus", "--model bogus",
+       "--out none/talk.mp4", "--out talk.avi", "--out talk", "--out .", "--out /proc/talk.mp4", "--weights {}/none.pt", "--weights {}/damaged.pt",
+       "--weights {}/misfit.pt", "--weights {}/nan.pt", "--weights {}/autoencoder.pt", "--weights {}/text.mp3", "--autoencoder {}/teacher.pt",
+       "--steps 0", "--steps -1", "--steps 1.5", "--guidance-ref nan", "--guidance-audio inf", "--guidance-audio -1", "--device bogus",
+       "--seed -1", "--scale 0", "--upscale bogus"]
+
+
+def assert_fails(call, capfd, code=2):
+    with pytest.raises(SystemExit) as stop:
+        call()
+    error = capfd.readouterr().err
+    assert stop.value.code == code and error.strip().count("\n") == 0 and len(error) > 10, error
+    return error
+
+
+@pytest.mark.parametrize("options", BAD)
+def test_bad_input_gives_one_line_and_no_file(run, folder, options, capfd):
+    assert assert_fails(lambda: run(*options.format(folder).split()), capfd).startswith("error: ")
+    assert os.listdir() == []
+
+
+def test_a_video_that_is_to_be_read_is_not_replaced(run, folder, tmp_path, capfd):
+    (tmp_path / "talk.mp4").write_bytes((folder / "sound.wav").read_bytes())
+    assert_fails(lambda: run(audio="talk.mp4"), capfd)
+    assert load_audio("talk.mp4").size and os.listdir() == ["talk.mp4"]
+
+
+@pytest.mark.parametrize("trouble, code", [(KeyboardInterrupt, 130), (FloatingPointError("broken"), 2)])
+def test_a_stopped_run_keeps_the_old_file_and_leaves_no_new_one(run, tmp_path, monkeypatch, capfd, trouble, code):
+    (tmp_path / "talk.mp4").write_text("old")
+    chunks = sample.generate_latents
+
+    def breaks(*args):
+        yield next(chunks(*args))
+        raise trouble
+    monkeypatch.setattr(sample, "generate_latents", breaks)
+    assert_fails(run, capfd, code)
+    assert os.listdir() == ["talk.mp4"] and (tmp_path / "talk.mp4").read_text() == "old"
+
+
+def test_ffmpegs_death_is_reported_in_its_own_words(run, monkeypatch, capfd):
+    monkeypatch.setattr(sample, "load_audio", lambda path: sound(60))                  # the file itself is not there
+    assert "No such file" in assert_fails(lambda: run("--scale", 8, audio="gone.wav"), capfd)
+    assert os.listdir() == []
