@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny_data
-from common import Log, check_finite, half, load_checkpoint, one_line_errors, parse, pick_device, save_checkpoint, update_ema
+from common import Log, check_finite, half, load_checkpoint, load_weights, one_line_errors, parse, pick_device, save_checkpoint, update_ema
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Config:
     videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
     out: str = "out/autoencoder" # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/autoencoder.pt"  # where the trained network goes
-    steps: int = 8000            # optimiser steps of encoder and decoder together
-    decoder_steps: int = 12000   # then, of the decoder alone: the latents stay as they are
+    steps: int = 6000            # optimiser steps of encoder and decoder together
+    decoder_steps: int = 7000    # then, of the decoder alone: the latents stay as they are
     batch: int = 32              # frames per step
     lr: float = 2e-3             # peak learning rate (AdamW, cosine decay to zero)
     noise: float = 0.03          # standard deviation of the noise on the latents, in units of theirs
@@ -142,9 +142,8 @@ def validate(model, videos, stride=8):
 
 def load_autoencoder(path="checkpoints/autoencoder.pt", device="cpu"):
     """-> AutoEncoder in eval mode without gradients. Raises ValueError for a missing or foreign file."""
-    model = AutoEncoder().to(device)
-    model.load_state_dict({k: v.float() for k, v in load_checkpoint(path, "autoencoder")["model"].items()})
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    model = load_weights(AutoEncoder(), load_checkpoint(path, "autoencoder")["model"], path)
+    return model.to(device, memory_format=torch.channels_last)
 
 
 def train(cfg, resume=False):

@@ -24,7 +24,7 @@ from torch import nn
 import tiny_data
 from audio_features import N_MELS, WINDOW, audio_windows
 from autoencoder import load_autoencoder, to_pixels, to_uint8
-from common import Log, check_finite, half, load_checkpoint, one_line_errors, parse, pick_device, save_checkpoint, update_ema
+from common import Log, check_finite, half, load_checkpoint, load_weights, one_line_errors, parse, pick_device, save_checkpoint, update_ema
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Config:
     out: str = "out/teacher"     # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/teacher.pt"  # where the trained network goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    steps: int = 8000            # optimiser steps
+    steps: int = 6500            # optimiser steps
     batch: int = 8               # clips per step
     frames: int = 16             # frames per clip
     context: int = 4             # frames of a clip that may be given from the previous chunk
@@ -44,12 +44,12 @@ class Config:
     ema: float = 0.999           # decay of the moving average, which is what samples
     log_every: int = 50          # steps
     save_every: int = 500        # steps between checkpoints
-    sample_every: int = 2000     # steps between contact sheets
+    sample_every: int = 1000     # steps between contact sheets
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
     drop_ref: float = 0.1        # ablation: how often portrait and sound are dropped (trains the branch ∅)
-    drop_audio: float = 0.15     # ablation: how often the sound alone is dropped (trains the branch ref)
+    drop_audio: float = 0.1      # ablation: how often the sound alone is dropped (trains the branch ref)
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
 
 
@@ -297,9 +297,8 @@ class Clips:
 def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
     """-> (UNet in eval mode without gradients, its Config as a dict). Raises ValueError for a missing or foreign file."""
     saved = load_checkpoint(path, kind)
-    model = UNet(saved["config"]["channels"]).to(device)
-    model.load_state_dict({k: v.float() for k, v in saved["model"].items()})
-    return model.eval().requires_grad_(False), saved["config"]
+    model = load_weights(UNet(saved["config"]["channels"]), saved["model"], path)
+    return model.to(device, memory_format=torch.channels_last), saved["config"]
 
 
 # ---------------------------------------------------------------- training

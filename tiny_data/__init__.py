@@ -60,20 +60,24 @@ def save(folder, videos):
     """Write a Videos as .npy files and phones.json, first to a temporary folder."""
     temporary = folder.with_name(folder.name + f".{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
-    for name, value in videos._asdict().items():
-        if name == "phones":
-            (temporary / "phones.json").write_text(json.dumps(value))
-        else:
-            np.save(temporary / f"{name}.npy", value.astype(np.float16) if name == "mel" else value)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    try:
+        for name, value in videos._asdict().items():
+            if name == "phones":
+                (temporary / "phones.json").write_text(json.dumps(value))
+            else:
+                np.save(temporary / f"{name}.npy", value.astype(np.float16) if name == "mel" else value)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load(data, split, n_videos=0):
     """The split "train", "val" or "test" of `data`: the toy set's folder, or a folder of your own video clips.
 
     A toy set that is missing is built, with n_videos videos a split (0: the usual number).
-    Your own clips are split by clip: every tenth is "val", every tenth is "test", the others are "train".
+    Your own clips are split by clip, in the order of their names: the last tenth is "test", the tenth before it "val"; with
+    fewer than three clips, splits overlap.
     Raises ValueError with one line when the folder holds neither.
     """
     data = Path(data)
@@ -81,10 +85,11 @@ def load(data, split, n_videos=0):
     if toy:
         if not (data / split / "phones.json").exists():
             build(data, split, n_videos)
-        arrays = {f: np.load(data / split / f"{f}.npy", mmap_mode=None) for f in Videos._fields if f != "phones"}
+        arrays = {f: np.load(data / split / f"{f}.npy") for f in Videos._fields if f != "phones"}
         return Videos(**arrays, phones=json.loads((data / split / "phones.json").read_text()))
     clips = list(load_folder(data))
-    part = [c for i, c in enumerate(clips) if len(clips) < 3 or {8: "val", 9: "test"}.get((i * 10 // len(clips)), "train") == split]
+    k = max(1, len(clips) // 10)
+    part = {"train": clips[:-2 * k], "val": clips[-2 * k:-k], "test": clips[-k:]}[split] or clips
     _, frames, waves = zip(*part)
     starts = np.cumsum([0] + [len(f) for f in frames])
     mels = [log_mel(w) for w in waves]

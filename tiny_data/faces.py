@@ -25,16 +25,16 @@ def motion(seed, lips):
     """Add the motion that the sound does not determine to a lip track.
 
     lips (F, 3) jaw, width, rounding -> (F, 11) float32, columns MOTION. Head sway, roll and turn are smooth with a time
-    scale of 0.2 s, so that a 0.64 s clip moves visibly; gaze jumps and rests; blinks last 0.2-0.28 s, about one every 2 s.
+    scale of 0.35 s, so that a 0.64 s clip moves visibly; gaze jumps and rests; blinks last 0.2-0.28 s, about one every 2 s.
     """
     rng, n = np.random.default_rng([seed, 1]), len(lips)
     m = np.zeros((n, len(MOTION)), np.float32)
     m[:, :3] = lips
-    m[:, 3] = 4.0 * _smooth_noise(rng, n, 0.24)
-    m[:, 4] = 2.4 * _smooth_noise(rng, n, 0.24)
-    m[:, 5] = 0.13 * _smooth_noise(rng, n, 0.26)
-    m[:, 7] = 0.42 * _smooth_noise(rng, n, 0.26)
-    m[:, 10] = np.tanh(0.8 * _smooth_noise(rng, n, 0.16))
+    m[:, 3] = 2.6 * _smooth_noise(rng, n, 0.35)
+    m[:, 4] = 1.5 * _smooth_noise(rng, n, 0.35)
+    m[:, 5] = 0.07 * _smooth_noise(rng, n, 0.35)
+    m[:, 7] = 0.27 * _smooth_noise(rng, n, 0.35)
+    m[:, 10] = np.tanh(0.8 * _smooth_noise(rng, n, 0.25))
     t = -rng.uniform(0, 10)
     while t < n:                                                    # gaze: fixations of 0.25-1 s, jumps between them
         stay = rng.uniform(6, 25)
@@ -72,7 +72,7 @@ def identity(seed):
         head_w=u(14.5, 18), head_h=u(19, 22.5), chin=u(0.62, 0.92), light=u(-0.16, 0.16),
         eye_dx=u(6.4, 8.2), eye_y=u(-4.5, -2.0), eye_w=u(2.9, 3.9), eye_h=u(1.7, 2.6), eye_tilt=u(-0.15, 0.2),
         brow_y=u(3.6, 5.0), brow_w=u(3.2, 4.6), brow_t=u(0.5, 1.1), brow_tilt=u(-0.2, 0.2),
-        nose_w=u(1.4, 2.6), nose_y=u(3.4, 5.2), mouth_y=u(10.0, 11.4), mouth_w=u(7.0, 7.8), lip_up=u(1.0, 1.6), lip_low=u(1.4, 2.1),
+        nose_w=u(1.4, 2.6), nose_y=u(3.4, 5.2), mouth_y=u(10.0, 11.4), mouth_w=u(7.3, 7.5), lip_up=u(1.0, 1.6), lip_low=u(1.4, 2.1),
         style=rng.choice(["short", "long", "bald", "fringe", "big"], p=[.3, .3, .1, .2, .1]), hairline=u(-13, -9), part=u(-6, 6),
         glasses=u() < 0.15, beard=u() < 0.15, moustache=u() < 0.1, shoulders=u(20, 28), neck=u(6.5, 9))
 

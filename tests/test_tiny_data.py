@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+import tiny_data
+from tiny_data import FIRST_SEED, SPLITS, VIDEO_FRAMES, build, load, make_video
+from tiny_data.faces import MOTION
+from tiny_data.speech import lips
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy") / "set"
+    build(folder, "val", 3)
+    return folder
+
+
+def test_a_built_split_holds_what_the_seeds_say(folder):
+    videos = load(folder, "val")
+    frames, mel, wave, motion, phones = make_video(FIRST_SEED["val"] + 1)
+    a, b = videos.starts[1:3]
+    np.testing.assert_array_equal(videos.frames[a:b], frames)
+    np.testing.assert_allclose(videos.mel[4 * a:4 * b], mel, atol=1e-3)
+    np.testing.assert_array_equal(videos.motion[a:b], motion)
+    np.testing.assert_array_equal(videos.wave[640 * a:640 * b], wave)
+    assert [tuple(p) for p in videos.phones[1]] == [(s, pytest.approx(x), pytest.approx(y)) for s, x, y in phones]
+    assert (folder / "val.png").stat().st_size > 1000
+
+
+def test_the_truth_is_the_lips_of_the_phonemes(folder):
+    videos = load(folder, "val")
+    times = (np.arange(VIDEO_FRAMES) + 0.5) / 25
+    np.testing.assert_allclose(videos.motion[:VIDEO_FRAMES, :3], lips(videos.phones[0], times), atol=1e-5)
+    assert videos.motion.shape[1] == len(MOTION)
+
+
+def test_splits_share_no_seed():
+    ranges = [set(range(FIRST_SEED[s], FIRST_SEED[s] + n)) for s, n in SPLITS.items()]
+    assert sum(map(len, ranges)) == len(set.union(*ranges))
+
+
+def test_a_missing_toy_set_is_built_and_then_kept(tmp_path):
+    first = load(tmp_path / "new", "test", n_videos=2)
+    assert len(first.starts) == 3
+    again = load(tmp_path / "new", "test", n_videos=5)                # it is there: not built anew
+    np.testing.assert_array_equal(first.frames, again.frames)
+
+
+def test_a_failed_build_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise OSError("no space left")
+    monkeypatch.setattr(tiny_data.np, "save", broken)
+    with pytest.raises(OSError):
+        build(tmp_path / "set", "val", 1)
+    assert list((tmp_path / "set").iterdir()) == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 9, 10, 25])
+def test_own_clips_are_split_by_clip(tmp_path, monkeypatch, n):
+    clip = lambda i: (f"{i:02d}.mp4", np.full((20, 64, 64, 3), i, np.uint8), np.zeros(640 * 20, np.float32))
+    monkeypatch.setattr(tiny_data, "load_folder", lambda folder: [clip(i) for i in range(n)])
+    (tmp_path / "00.mp4").touch()
+    parts = {s: set(np.unique(load(tmp_path, s).frames)) for s in SPLITS}
+    assert all(parts.values()) and (n < 3 or sum(map(len, parts.values())) == n == len(set.union(*parts.values())))
+    assert load(tmp_path, "train").motion.shape == (0, len(MOTION))
+
+
+def test_a_folder_without_clips_is_refused_in_one_line(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ValueError) as error:
+        load(tmp_path, "train")
+    assert "\n" not in str(error.value)
