@@ -9,8 +9,11 @@ import inspect
 import json
 import math
 import os
+import pickle
 import re
+import signal
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -42,14 +45,19 @@ def parse(config_class, doc, smoke, argv=None):
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Expected trouble (bad input, missing files, a diverged run) ends with one clear line and exit code 2."""
+    """Expected trouble (bad input, missing files, a diverged run) ends with one clear line and exit code 2.
+
+    SIGTERM unwinds like Ctrl-C, so that temporary files are removed.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nstopped; --resume goes on from the last checkpoint of a training run", file=sys.stderr)
+        print("\nstopped", file=sys.stderr)
         sys.exit(130)
 
 
@@ -58,9 +66,9 @@ def pick_device(name):
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).cpu()
         return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0][:80]}); try --device cpu") from None
 
 
@@ -102,12 +110,21 @@ def load_checkpoint(path, kind):
         raise ValueError(f"no checkpoint at {path}: train it first (see README) or name another file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, zipfile.BadZipFile, __import__("pickle").UnpicklingError):
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, zipfile.BadZipFile, pickle.UnpicklingError):
         raise ValueError(f"{path} is damaged or not a checkpoint of this project") from None
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind", "something else") if isinstance(content, dict) else "something else"
         raise ValueError(f"{path} holds {found!r}, but a {kind!r} checkpoint is wanted")
     return content
+
+
+def load_weights(model, state, path):
+    """Put a shipped (float16) state dict into a model, as float32, and freeze it. Raises ValueError when it does not fit."""
+    try:
+        model.load_state_dict({k: v.float() for k, v in state.items()})
+    except (RuntimeError, AttributeError):
+        raise ValueError(f"{path} does not fit this version of the code: train it again or name another file") from None
+    return model.eval().requires_grad_(False)
 
 
 def half(state):

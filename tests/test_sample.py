@@ -20,7 +20,7 @@ from sample import generate_latents, speak, toy_portrait
 from teacher import UNet, ddim_sample, load_teacher
 from tiny_data.clips import load_frames
 
-REF = torch.zeros(16, 8, 8)
+REF = torch.zeros(1, 16, 8, 8)
 
 
 def sound(frames):
@@ -29,13 +29,19 @@ def sound(frames):
     return (0.3 * np.random.default_rng(0).normal(size=n) * np.sin(np.arange(n) * np.pi / 2400) ** 4).clip(-1, 1).astype(np.float32)
 
 
+def latents_of(sampler, mel):
+    """The chunks for one portrait and one sound, without the axis of videos."""
+    n = math.ceil(len(mel) / 4)
+    return (x[0] for x in generate_latents(sampler, REF, [audio_windows(mel, n + 16)], n, generator()))
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
 def stub(calls):
     """A sampler whose answer is its noise, given frames as given; notes each condition."""
-    def sampler(model, cond, noise):
+    def sampler(cond, noise):
         calls.append(cond)
         mask = cond.mask[:, :, None, None, None]
         return mask * cond.context + (1 - mask) * noise()
@@ -90,14 +96,14 @@ def info(path):
 
 @pytest.mark.parametrize("frames", [1, 16, 17, 28, 29, 100])
 def test_there_is_one_frame_for_every_640_samples_begun(frames):
-    chunks = list(generate_latents(None, stub([]), REF, log_mel(sound(frames)), generator()))
+    chunks = list(latents_of(stub([]), log_mel(sound(frames))))
     assert sum(map(len, chunks)) == math.ceil(len(sound(frames)) / FRAME) == frames
     assert len(chunks) == 1 + max(0, math.ceil((frames - 16) / 12)) and all(len(c) == 12 for c in chunks[1:-1])
 
 
 def test_a_chunk_is_given_the_last_four_latents_of_the_one_before():
     calls = []
-    chunks = list(generate_latents(None, stub(calls), REF, log_mel(sound(64)), generator()))
+    chunks = list(latents_of(stub(calls), log_mel(sound(64))))
     assert not calls[0].mask.any() and not calls[0].context.any() and len(calls) == 5
     for before, cond in zip(chunks, calls[1:]):
         torch.testing.assert_close(cond.context[0, :4], before[-4:], rtol=0, atol=0)
@@ -106,7 +112,7 @@ def test_a_chunk_is_given_the_last_four_latents_of_the_one_before():
 
 def test_every_frame_hears_its_own_window_also_the_given_ones_and_silence_follows_the_end():
     calls, mel = [], log_mel(sound(30))
-    list(generate_latents(None, stub(calls), REF, mel, generator()))
+    list(latents_of(stub(calls), mel))
     windows = audio_windows(mel, 60)
     for start, cond in zip((0, 12, 24), calls, strict=True):
         np.testing.assert_array_equal(cond.audio[0].numpy(), windows[start:start + 16])
@@ -115,7 +121,7 @@ def test_every_frame_hears_its_own_window_also_the_given_ones_and_silence_follow
 
 def test_chunks_come_one_at_a_time_and_are_not_kept():
     calls, alive = [], []
-    for k, latents in enumerate(generate_latents(None, stub(calls), REF, log_mel(sound(400)), generator())):
+    for k, latents in enumerate(latents_of(stub(calls), log_mel(sound(400)))):
         assert len(calls) == k + 1                                  # nothing is made before it is wanted
         alive.append(weakref.ref(latents.untyped_storage()))
         del latents
@@ -125,7 +131,7 @@ def test_chunks_come_one_at_a_time_and_are_not_kept():
 
 def test_an_answer_that_is_not_finite_stops_the_video():
     with pytest.raises(FloatingPointError, match="frame 16"):
-        chunks = generate_latents(None, lambda m, cond, noise: noise() / (1 - cond.mask[0, 0]), REF, log_mel(sound(20)), generator())
+        chunks = latents_of(lambda cond, noise: noise() / (1 - cond.mask[0, 0]), log_mel(sound(20)))
         list(chunks)
 
 
@@ -133,7 +139,7 @@ def test_the_seed_determines_the_frames(folder):
     model, autoencoder = load_teacher(folder / "teacher.pt")[0], load_autoencoder(folder / "autoencoder.pt")
 
     def frames(seed, portrait=2_000_000, mel=log_mel(sound(20))):
-        chunks = list(speak(model, lambda m, c, noise: ddim_sample(m, c, noise(), 1), autoencoder, toy_portrait(portrait), mel, generator(seed)))
+        chunks = list(speak(lambda c, noise: ddim_sample(model, c, noise(), 1), autoencoder, toy_portrait(portrait), mel, generator(seed)))
         assert [c.shape for c in chunks] == [(16, 64, 64, 3), (4, 64, 64, 3)] and chunks[0].dtype == np.uint8
         return np.concatenate(chunks)
     first = frames(0)

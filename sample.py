@@ -1,0 +1,279 @@
+"""A portrait + any sound -> a talking video with that sound, of any length.
+
+    python sample.py                                        the shipped sentence and a toy portrait -> talk.mp4
+    python sample.py --audio speech.mp3 --out speech.mp4    your sound: anything that ffmpeg reads, of any length
+    python sample.py --image me.jpg                         your portrait: its middle square, at 64 x 64 pixels
+    python sample.py --portrait 2000137                     another toy face; from 2000000 on, none was trained on
+    python sample.py --out talk.gif      (or talk.png)      without sound: an animation, or a sheet of frames
+
+A network that was trained on toy faces knows toy faces: a photograph needs a network trained on photographs (--weights).
+
+Chunk by chunk: the first has 16 new frames; each later one is given the last 4 latents of the one before and adds 12:
+    frames   0 .. 15 | 16 .. 27 | 28 .. 39 | ...             latents are handed over, not re-encoded pixels: no colour drift
+    chunk 2: [12 13 14 15] 16 .. 27                          [given, mask = 1]
+Every chunk is decoded and written at once, so memory grows with the length only by the sound and its features.
+"""
+import argparse
+import contextlib
+import math
+import os
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+import tiny_data
+from audio_features import FPS, FRAME, ROWS, audio_windows, load_audio, log_mel
+from autoencoder import load_autoencoder, to_pixels, to_uint8
+from common import one_line_errors, pick_device
+from teacher import Cond, ddim_sample, load_teacher
+from tiny_data import faces
+
+HERE = Path(__file__).resolve().parent
+CHUNK, CONTEXT = 16, 4           # frames that the network sees at once; of these, given by the chunk before
+MODELS = {  # name: its loader, sampler(model, cond, noise, **settings) -> x0, the sampler's settings; weights: checkpoints/<name>.pt
+    "teacher": (load_teacher, lambda model, cond, noise, **k: ddim_sample(model, cond, noise(), **k), dict(steps=40, s_ref=1.5, s_audio=2.0)),
+}
+
+
+# ---------------------------------------------------------------- speaking
+
+def generate_latents(sampler, ref, windows, n_frames, generator):
+    """Yield the latents of B talking videos, chunk by chunk: (B, 16, C, H, W), then (B, 12, C, H, W) each, the last one cut.
+
+    ref (B, C, H, W) the portraits' latents; windows: for each video (n_frames + 16 or more, W, A) from audio_windows, which pads with
+    silence; sampler(cond, noise) -> x0 (B, 16, C, H, W), where noise() draws a fresh ε of that shape, on the CPU: the same on
+    every device. Raises FloatingPointError when the network's answer is not finite.
+    """
+    x, done = torch.zeros(len(ref), CHUNK, *ref.shape[1:], device=ref.device), 0
+
+    def noise():
+        return torch.randn(x.shape, generator=generator).to(ref.device)
+
+    while done < n_frames:
+        given = CONTEXT if done else 0
+        audio = np.stack([w[done - given:done - given + CHUNK] for w in windows])                # (B, F, W, A)
+        context, mask = torch.zeros_like(x), torch.zeros(len(ref), CHUNK, device=ref.device)
+        context[:, :given], mask[:, :given] = x[:, CHUNK - given:], 1
+        x = sampler(Cond(ref, torch.from_numpy(audio).to(ref.device), context, mask), noise)
+        if not torch.isfinite(x).all():
+            raise FloatingPointError(f"the network's answer for frame {done} is not finite: less guidance, or other weights")
+        yield x[:, given:][:, :n_frames - done]
+        done += CHUNK - given
+
+
+def speak(sampler, autoencoder, portrait, mel, generator, seconds=None):
+    """Yield the video's frames, chunk by chunk: uint8 (n, 64, 64, 3), n <= 16.
+
+    portrait (64, 64, 3) uint8; mel (rows, 64) from log_mel: ceil(rows / 4) frames; sampler and generator as in generate_latents.
+    seconds: a Counter that gathers denoising and decoding times.
+    """
+    seconds, n_frames = Counter() if seconds is None else seconds, math.ceil(len(mel) / ROWS)
+    ref = autoencoder.encode(to_pixels(portrait[None], autoencoder.mean.device))
+    chunks = generate_latents(sampler, ref, [audio_windows(mel, n_frames + CHUNK)], n_frames, generator)
+    while True:
+        with clock(seconds, "denoising"):
+            latents = next(chunks, None)
+        if latents is None:
+            return
+        with clock(seconds, "decoding"):
+            frames = to_uint8(autoencoder.decode(latents[0]))
+        yield frames
+
+
+@contextlib.contextmanager
+def clock(seconds, name):
+    """Add the wall time of the with-block to seconds[name]."""
+    start = time.perf_counter()
+    yield
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()                                    # kernels are queued: without this, others pay for them
+    seconds[name] += time.perf_counter() - start
+
+
+# ---------------------------------------------------------------- the portrait
+
+def load_portrait(path):
+    """Any image file -> (64, 64, 3) uint8: upright (EXIF), transparent parts white, the middle square. Raises ValueError."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path!r} {'is a directory' if os.path.isdir(path) else 'does not exist'}: --image wants an image file")
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode[0] == "I":                                # 16-bit grey, which convert() would clip
+                image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+            image = image.convert("RGBA")
+    except Exception as error:                                      # a broken file upsets each of Pillow's readers in its own way
+        raise ValueError(f"{path!r} is not an image that Pillow can read ({' '.join(str(error).split())[:90]})") from None
+    if min(image.size) < faces.SIZE:
+        raise ValueError(f"{path!r} is {image.width} x {image.height} pixels: at least {faces.SIZE} x {faces.SIZE} are needed")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return np.asarray(ImageOps.fit(image, (faces.SIZE, faces.SIZE), Image.Resampling.LANCZOS))
+
+
+def toy_portrait(seed):
+    """The toy identity `seed`, at rest: lips closed, looking straight ahead -> (64, 64, 3) uint8."""
+    rest = np.zeros((1, len(faces.MOTION)), np.float32)
+    rest[:, faces.MOTION.index("width")] = 0.5                      # what silence looks like in the training data
+    return faces.render(faces.identity(seed), rest)[0]
+
+
+# ---------------------------------------------------------------- writing
+
+def enlarge(frames, scale, how):
+    """(n, H, W, 3) uint8 -> scale times as high and wide. "nearest" shows the pixels that were made, "smooth" is bicubic."""
+    if how == "nearest":
+        return frames.repeat(scale, 1).repeat(scale, 2)
+    return to_uint8(F.interpolate(to_pixels(frames), scale_factor=scale, mode="bicubic"))
+
+
+def write_video(path, chunks, n_frames, size, audio):
+    """Frames -> .mp4 with the sound as it is in `audio`, or .gif. Raises ValueError with ffmpeg's own reason.
+
+    The sound goes through the same options as in load_audio, so it starts where the features did; apad and -t make it as
+    long as the frames. -vn keeps cover art out, -map_chapters an audiobook's length. "file:" as in audio_features: any name is a file's name.
+    """
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y",
+               "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size}x{size}", "-r", str(FPS), "-i", "pipe:0"]
+    if path.suffix == ".mp4":
+        command += ["-vn", "-sn", "-dn", "-protocol_whitelist", "file", "-i", "file:" + os.fspath(audio), "-max_error_rate", "1",
+                    "-af", "aresample=async=1:first_pts=0,aformat=channel_layouts=mono|stereo|5.1,apad", "-c:a", "aac", "-b:a", "160k",
+                    "-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p", "-c:v", "libx264", "-crf", "16",
+                    "-map_metadata", "-1", "-map_chapters", "-1", "-movflags", "+faststart"]
+    else:                                                           # a palette for every frame: one for all would wait for the end
+        command += ["-vf", "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=none", "-loop", "0"]
+    command += ["-t", str(n_frames / FPS), "file:" + os.fspath(path)]
+    with tempfile.TemporaryFile() as log:
+        with contextlib.suppress(BrokenPipeError), subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as ffmpeg:
+            try:
+                for frames in chunks:
+                    ffmpeg.stdin.write(frames.tobytes())
+            except BaseException as error:
+                if not isinstance(error, BrokenPipeError):          # that one means that ffmpeg ended first: it will say why
+                    ffmpeg.kill()
+                raise
+        log.seek(0)
+        lines = log.read().decode("utf-8", "replace").split("\n")
+    if ffmpeg.returncode:
+        raise ValueError(f"ffmpeg failed to write the video ({next(filter(None, lines), 'it was stopped').strip()})")
+
+
+def write_sheet(path, chunks, n_frames, size, audio):
+    """Frames -> a .png: up to 48 of them, evenly spaced, 12 in a row. Only these are kept in memory."""
+    columns = min(n_frames, 12)
+    places = np.linspace(0, n_frames - 1, columns * min(4, n_frames // columns)).round()
+    picked = [frame for k, frame in enumerate(f for frames in chunks for f in frames) if k in places]
+    tiny_data.contact_sheet(path, [picked[i:i + columns] for i in range(0, len(picked), columns)], scale=1)
+
+
+WRITERS = {".mp4": write_video, ".gif": write_video, ".png": write_sheet}
+
+
+@contextlib.contextmanager
+def finished_file(path, inputs):
+    """Yield the name of a temporary file in path's folder, which takes path's place at the end, or is removed on errors."""
+    path = Path(path)
+    if path.suffix.lower() not in WRITERS:
+        raise ValueError(f"--out {str(path)!r} must end in {', '.join(WRITERS)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--out {str(path)!r} {'is a directory' if path.is_dir() else 'lies in a folder that does not exist'}")
+    if any(f and path.exists() and os.path.exists(f) and path.samefile(f) for f in inputs):
+        raise ValueError(f"--out {str(path)!r} would replace the file that is to be read")
+    temporary = path.with_name(f".{os.getpid()}.tmp{path.suffix.lower()}")
+    try:
+        temporary.touch()                                           # an unwritable folder shows now, not after the sampling
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+# ---------------------------------------------------------------- the command line
+
+def number(kind, low, high):
+    """An argparse type: an int or float from low to high, so not NaN."""
+    def convert(text):
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must lie between {low} and {high}, got {text}")
+        return value
+    convert.__name__ = kind.__name__
+    return convert
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):                                       # one line, like every other error
+        raise ValueError(f"{message} (see --help)")
+
+
+def parse_args(argv):
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--audio", default=str(HERE / "assets/sentence.wav"), help="sound, or a video with sound (default: the shipped sentence)")
+    face = parser.add_mutually_exclusive_group()
+    face.add_argument("--image", help="the portrait, an image file of at least 64 x 64 pixels")
+    face.add_argument("--portrait", type=number(int, 0, 2 ** 31), default=2_000_124, metavar="SEED", help="or a toy face (default: 2000124)")
+    parser.add_argument("--out", default="talk.mp4", help=".mp4 with sound, .gif or .png (default: talk.mp4)")
+    parser.add_argument("--model", choices=MODELS, default="teacher", help="which network speaks (default: teacher)")
+    parser.add_argument("--weights", help="its checkpoint (default: the shipped one)")
+    parser.add_argument("--autoencoder", default=str(HERE / "checkpoints/autoencoder.pt"), help="the autoencoder's checkpoint")
+    parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40)")
+    parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help="of the portrait (default, teacher: 1.5)")
+    parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help="of the sound (default, teacher: 2.0)")
+    parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
+    parser.add_argument("--scale", type=number(int, 1, 16), default=4, help="enlargement; video halves the resolution of colour (default: 4)")
+    parser.add_argument("--upscale", choices=["smooth", "nearest"], default="smooth", help="nearest shows the true pixels (default: smooth)")
+    parser.add_argument("--device", default="auto", help="auto = cuda if there is one, else cpu")
+    parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16 (CPUs with AMX and GPUs: faster)")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    with one_line_errors():
+        args, seconds, evaluations = parse_args(argv), Counter(), []
+        loader, sampler, settings = MODELS[args.model]
+        given = {name: getattr(args, name) for name in ("steps", "s_ref", "s_audio") if getattr(args, name) is not None}
+        if given.keys() - settings.keys():
+            raise ValueError(f"--model {args.model} has no guidance: leave --guidance-ref and --guidance-audio out")
+        with finished_file(args.out, [args.audio, args.image]) as temporary:
+            portrait = load_portrait(args.image) if args.image is not None else toy_portrait(args.portrait)
+            with clock(seconds, "features"):
+                wave = load_audio(args.audio)
+                mel, n_frames, duration = log_mel(wave), math.ceil(len(wave) / FRAME), len(wave) / (FPS * FRAME)
+            device = pick_device(args.device)
+            autoencoder = load_autoencoder(args.autoencoder, device)
+            model, _ = loader(args.weights or HERE / f"checkpoints/{args.model}.pt", device)
+            model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))    # guidance: 3 in one batch
+
+            def sample(cond, noise):
+                with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+                    return sampler(model, cond, noise, **{**settings, **given})
+
+            def enlarged_chunks():
+                generator = torch.Generator().manual_seed(args.seed)
+                with tqdm(total=n_frames, unit="frame", disable=None, leave=False) as bar:
+                    for frames in speak(sample, autoencoder, portrait, mel, generator, seconds):
+                        seconds.setdefault("first", time.perf_counter() - start)
+                        yield enlarge(frames, args.scale, args.upscale)
+                        bar.update(len(frames))
+
+            start = time.perf_counter()
+            WRITERS[temporary.suffix](temporary, enlarged_chunks(), n_frames, faces.SIZE * args.scale, args.audio)
+            sampling = time.perf_counter() - start
+        chunks = 1 + max(0, math.ceil((n_frames - CHUNK) / (CHUNK - CONTEXT)))
+        print(f"{args.out}: {duration:.2f} s of sound, {n_frames} frames | {sum(evaluations) // chunks} evaluations a chunk, "
+              f"{sum(evaluations)} in all | features {seconds['features']:.2f} s, denoising {seconds['denoising']:.2f} s, decoding "
+              f"{seconds['decoding']:.2f} s, writing {sampling - seconds['denoising'] - seconds['decoding']:.2f} s | first chunk after "
+              f"{seconds['first']:.2f} s | {duration / (sampling + seconds['features']):.2f} x real time")
+
+
+if __name__ == "__main__":
+    main()
