@@ -12,7 +12,7 @@ for Stable Diffusion's): half the cost a step, and a diffusion model trained on 
 Writes checkpoints/autoencoder.pt (the moving average, float16) and out/autoencoder/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny_data
-from common import Log, check_finite, half, load_checkpoint, load_weights, one_line_errors, parse, pick_device, save_checkpoint, update_ema
+from common import Log, check_finite, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 
 
 @dataclass
@@ -132,7 +132,7 @@ def validate(model, videos, stride=8):
     z = model.encode(x)
     y = model.decode(z)
     noisy = model.decode(z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z))
-    change = (to_pixels(videos.frames[1:65], x.device) - to_pixels(videos.frames[:64], x.device)).abs().mean()
+    change = to_pixels(videos.frames[:65], x.device).diff(dim=0).abs().mean()
     scores = dict(psnr=psnr(y, x).mean().item(), psnr_noisy=psnr(noisy, x).mean().item(), flicker=((noisy - y).abs().mean() / change).item())
     if len(videos.motion):
         move = np.asarray(videos.motion[::stride])
@@ -142,7 +142,7 @@ def validate(model, videos, stride=8):
 
 def load_autoencoder(path="checkpoints/autoencoder.pt", device="cpu"):
     """-> AutoEncoder in eval mode without gradients. Raises ValueError for a missing or foreign file."""
-    model = load_weights(AutoEncoder(), load_checkpoint(path, "autoencoder")["model"], path)
+    model, _ = load_network(path, "autoencoder", lambda config: AutoEncoder())
     return model.to(device, memory_format=torch.channels_last)
 
 
@@ -153,7 +153,7 @@ def train(cfg, resume=False):
     device = pick_device(cfg.device)
 
     # 2 data
-    frames, held_out = np.array(tiny_data.load(cfg.data, "train", cfg.videos).frames), tiny_data.load(cfg.data, "val", cfg.videos)
+    frames, held_out = tiny_data.load(cfg.data, "train", cfg.videos).frames, tiny_data.load(cfg.data, "val", cfg.videos)
 
     # 3 networks
     model = AutoEncoder().to(device, memory_format=torch.channels_last)
@@ -165,12 +165,7 @@ def train(cfg, resume=False):
     optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=1e-3)
 
     # 5 resume
-    first, last = 0, f"{cfg.out}/last.pt"
-    if resume:
-        saved = load_checkpoint(last, "autoencoder training")
-        model.load_state_dict(saved["model"]), ema.load_state_dict(saved["ema"]), optimiser.load_state_dict(saved["optimiser"])
-        generator.set_state(saved["random"])
-        first = saved["step"]
+    first = resume_training(cfg, "autoencoder training", model, ema, optimiser, generator) if resume else 0
     log = Log(cfg.out, cfg, device, resume)
 
     # 6 loop
@@ -207,9 +202,7 @@ def train(cfg, resume=False):
             log(step + 1, **validate(ema, held_out))
             shown = held_out.frames[::len(held_out.frames) // 12][:12]
             tiny_data.contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [to_uint8(ema.decode(ema.encode(to_pixels(shown, device)))), shown], scale=3)
-            save_checkpoint(last, kind="autoencoder training", step=step + 1, config=asdict(cfg), model=model.state_dict(),
-                            ema=ema.state_dict(), optimiser=optimiser.state_dict(), random=generator.get_state())
-            save_checkpoint(cfg.weights, kind="autoencoder", step=step + 1, config=asdict(cfg), model=half(ema.state_dict()))
+            save_training(cfg, "autoencoder", step + 1, model, ema, optimiser, generator)
     return ema
 
 

@@ -33,13 +33,14 @@ def parse(config_class, doc, smoke, argv=None):
         kind = {"action": argparse.BooleanOptionalAction} if isinstance(f.default, bool) else {"type": type(f.default)}
         parser.add_argument("--" + f.name.replace("_", "-"), default=None, **kind,
                             help=f"{comments.get(f.name, '')} (default: {f.default})".replace("%", "%%"))
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out, bit for bit on the CPU")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="everything at toy size, in well under a minute")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     resume, small = given.pop("resume"), given.pop("smoke")
     for name, value in given.items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not (math.isfinite(value) and value >= 0):
-            parser.error(f"--{name.replace('_', '-')} must be a finite number >= 0, got {value}")
+        least = 1 if name.endswith("_every") or name in ("batch", "frames", "channels", "steps") else 0
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not (math.isfinite(value) and value >= least):
+            parser.error(f"--{name.replace('_', '-')} must be a finite number >= {least}, got {value}")
     return config_class(**{**(smoke if small else {}), **given}), resume
 
 
@@ -53,7 +54,7 @@ def one_line_errors():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -118,13 +119,36 @@ def load_checkpoint(path, kind):
     return content
 
 
-def load_weights(model, state, path):
-    """Put a shipped (float16) state dict into a model, as float32, and freeze it. Raises ValueError when it does not fit."""
+def load_network(path, kind, make):
+    """A shipped network, float32 and frozen, and its config: make(config) -> the module. Raises ValueError, as load_checkpoint."""
+    saved = load_checkpoint(path, kind)
     try:
-        model.load_state_dict({k: v.float() for k, v in state.items()})
-    except (RuntimeError, AttributeError):
+        model = make(saved["config"])
+        model.load_state_dict({k: v.float() for k, v in saved["model"].items()})
+    except (RuntimeError, AttributeError, KeyError, TypeError):
         raise ValueError(f"{path} does not fit this version of the code: train it again or name another file") from None
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), saved["config"]
+
+
+MAY_CHANGE = {"out", "weights", "device", "log_every", "save_every", "sample_every", "lr", "steps", "decoder_steps", "videos"}
+
+
+def resume_training(cfg, kind, model, ema, optimiser, generator):
+    """Put back what save_training wrote -> the step to go on from. Raises ValueError where the run was another one."""
+    saved = load_checkpoint(f"{cfg.out}/last.pt", kind)
+    other = [k for k, v in dataclasses.asdict(cfg).items() if k not in MAY_CHANGE and saved["config"].get(k) != v]
+    if other:
+        raise ValueError(f"{cfg.out}/last.pt was made with " + ", ".join(f"--{k} {saved['config'].get(k)}" for k in other) + ": give the same, or another --out")
+    model.load_state_dict(saved["model"]), ema.load_state_dict(saved["ema"]), optimiser.load_state_dict(saved["optimiser"])
+    generator.set_state(saved["random"])
+    return saved["step"]
+
+
+def save_training(cfg, kind, step, model, ema, optimiser, generator):
+    """Write out/last.pt, from which --resume goes on, and the moving average alone as float16 to cfg.weights: what is shipped."""
+    save_checkpoint(f"{cfg.out}/last.pt", kind=f"{kind} training", step=step, config=dataclasses.asdict(cfg), model=model.state_dict(),
+                    ema=ema.state_dict(), optimiser=optimiser.state_dict(), random=generator.get_state())
+    save_checkpoint(cfg.weights, kind=kind, step=step, config=dataclasses.asdict(cfg), model=half(ema.state_dict()))
 
 
 def half(state):

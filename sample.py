@@ -34,13 +34,13 @@ import tiny_data
 from audio_features import FPS, FRAME, ROWS, audio_windows, load_audio, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
-from teacher import Cond, ddim_sample, load_teacher
+from teacher import S_AUDIO, S_REF, STEPS, Cond, Config, ddim_sample, load_teacher
 from tiny_data import faces
 
 HERE = Path(__file__).resolve().parent
-CHUNK, CONTEXT = 16, 4           # frames that the network sees at once; of these, given by the chunk before
+CHUNK, CONTEXT = Config.frames, Config.context   # 16 frames that the network sees at once; 4 of these may be given by the chunk before
 MODELS = {  # name: its loader, sampler(model, cond, noise, **settings) -> x0, the sampler's settings; weights: checkpoints/<name>.pt
-    "teacher": (load_teacher, lambda model, cond, noise, **k: ddim_sample(model, cond, noise(), **k), dict(steps=40, s_ref=1.5, s_audio=2.0)),
+    "teacher": (load_teacher, lambda model, cond, noise, **k: ddim_sample(model, cond, noise(), **k), dict(steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO)),
 }
 
 
@@ -128,11 +128,9 @@ def toy_portrait(seed):
 
 # ---------------------------------------------------------------- writing
 
-def enlarge(frames, scale, how):
-    """(n, H, W, 3) uint8 -> scale times as high and wide. "nearest" shows the pixels that were made, "smooth" is bicubic."""
-    if how == "nearest":
-        return frames.repeat(scale, 1).repeat(scale, 2)
-    return to_uint8(F.interpolate(to_pixels(frames), scale_factor=scale, mode="bicubic"))
+def enlarge(frames, size, how):
+    """(n, 64, 64, 3) uint8 -> (n, size, size, 3). "nearest" shows the pixels that were made, "smooth" is bicubic."""
+    return to_uint8(F.interpolate(to_pixels(frames), size=(size, size), mode="nearest" if how == "nearest" else "bicubic"))
 
 
 def write_video(path, chunks, n_frames, size, audio):
@@ -210,6 +208,14 @@ def number(kind, low, high):
     return convert
 
 
+def even(text):
+    """An argparse type: the side of the picture. H.264 with 4:2:0 colour wants even numbers."""
+    size = number(int, faces.SIZE, 1024)(text)
+    if size % 2:
+        raise argparse.ArgumentTypeError(f"must be even, got {text}")
+    return size
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message):                                       # one line, like every other error
         raise ValueError(f"{message} (see --help)")
@@ -229,7 +235,7 @@ def parse_args(argv):
     parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help="of the portrait (default, teacher: 1.5)")
     parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help="of the sound (default, teacher: 2.0)")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
-    parser.add_argument("--scale", type=number(int, 1, 16), default=4, help="enlargement; video halves the resolution of colour (default: 4)")
+    parser.add_argument("--size", type=even, default=256, metavar="PIXELS", help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)")
     parser.add_argument("--upscale", choices=["smooth", "nearest"], default="smooth", help="nearest shows the true pixels (default: smooth)")
     parser.add_argument("--device", default="auto", help="auto = cuda if there is one, else cpu")
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16 (CPUs with AMX and GPUs: faster)")
@@ -250,7 +256,9 @@ def main(argv=None):
                 mel, n_frames, duration = log_mel(wave), math.ceil(len(wave) / FRAME), len(wave) / (FPS * FRAME)
             device = pick_device(args.device)
             autoencoder = load_autoencoder(args.autoencoder, device)
-            model, _ = loader(args.weights or HERE / f"checkpoints/{args.model}.pt", device)
+            model, config = loader(args.weights or HERE / f"checkpoints/{args.model}.pt", device)
+            if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
+                raise ValueError(f"these weights were trained with --frames {config['frames']} --context {config['context']}; sampling wants {CHUNK} and {CONTEXT}")
             model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))    # guidance: 3 in one batch
 
             def sample(cond, noise):
@@ -262,11 +270,11 @@ def main(argv=None):
                 with tqdm(total=n_frames, unit="frame", disable=None, leave=False) as bar:
                     for frames in speak(sample, autoencoder, portrait, mel, generator, seconds):
                         seconds.setdefault("first", time.perf_counter() - start)
-                        yield enlarge(frames, args.scale, args.upscale)
+                        yield enlarge(frames, args.size, args.upscale)
                         bar.update(len(frames))
 
             start = time.perf_counter()
-            WRITERS[temporary.suffix](temporary, enlarged_chunks(), n_frames, faces.SIZE * args.scale, args.audio)
+            WRITERS[temporary.suffix](temporary, enlarged_chunks(), n_frames, args.size, args.audio)
             sampling = time.perf_counter() - start
         chunks = 1 + max(0, math.ceil((n_frames - CHUNK) / (CHUNK - CONTEXT)))
         print(f"{args.out}: {duration:.2f} s of sound, {n_frames} frames | {sum(evaluations) // chunks} evaluations a chunk, "

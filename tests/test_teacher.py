@@ -43,6 +43,7 @@ class Spy(torch.nn.Module):
 
     def forward(self, xt, t, cond):
         self.calls.append((len(xt), t.clone(), cond))
+        self.seen = [*getattr(self, "seen", []), xt]
         return torch.zeros_like(xt)
 
 
@@ -156,9 +157,11 @@ def test_branches_are_none_then_portrait_then_portrait_and_sound():
     assert_close(got.context, c.context.expand(3, -1, -1, -1, -1))         # the past is never dropped
 
 
-def test_context_frames_are_returned_as_given():
-    c = condition(2, given=4)
-    out = ddim_sample(Spy(), c, torch.randn(2, 16, 16, 8, 8), 2)
+def test_context_places_hold_the_noised_truth_as_in_training_and_are_returned_as_given():
+    c, spy, eps = condition(2, given=4), Spy(), torch.randn(2, 16, 16, 8, 8)
+    out = ddim_sample(spy, c, eps, 5, 1, 1)
+    for xt, (_, t, _) in zip(spy.seen[1:], spy.calls[1:]):
+        assert_close(xt[:, :4], add_noise(c.context, eps, t)[:, :4])
     assert_close(out[:, :4], c.context[:, :4], rtol=0, atol=0)
 
 
@@ -251,6 +254,14 @@ def test_a_clip_is_16_consecutive_frames_of_one_video_with_its_own_sound(clips):
     assert_close(middle * 127.5, (number - number[:, 7:8]), rtol=0, atol=0.2)
 
 
+def test_a_clip_hears_its_own_frames_without_lag(clips):
+    x0, ref, audio = clips.clip(1, 5, 20)                                                # video 1 starts at frame 80
+    own = torch.arange(85.0, 101.0) / 127.5 - 1
+    assert_close(audio[:, 8:12].mean((1, 2)), own, rtol=0, atol=1e-5)                    # the window's middle four rows
+    assert_close(x0[:, 0, 0, 0].float(), own, rtol=0, atol=1e-3)
+    assert_close(ref[0, 0, 0].float(), own[15], rtol=0, atol=1e-3)                       # 80 + 20 = 100
+
+
 def test_context_is_the_truth_in_the_first_frames_of_about_half_the_clips(clips):
     x0, c = clips.batch(200, torch.Generator().manual_seed(0), 4, 0.5)
     given = c.mask[:, 0] == 1
@@ -294,6 +305,12 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
         assert_close(a, b, rtol=0, atol=0)
     model, config = teacher.load_teacher("b.pt")                      # what is shipped samples
     assert config["channels"] == 16 and math.isfinite(ddim_sample(model, condition(1), torch.randn(1, 16, 16, 8, 8), 1).sum())
+
+
+def test_resuming_another_run_is_refused(workplace):
+    teacher.train(teacher.Config(**SMALL, out="d", weights="d.pt"))
+    with pytest.raises(ValueError, match="--batch 2"):
+        teacher.train(teacher.Config(**{**SMALL, "batch": 3}, out="d", weights="d.pt"), resume=True)
 
 
 def test_a_diverging_run_stops_and_names_the_step(workplace):

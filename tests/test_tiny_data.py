@@ -57,11 +57,20 @@ def test_a_failed_build_leaves_nothing_half_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize("n", [1, 2, 3, 9, 10, 25])
 def test_own_clips_are_split_by_clip(tmp_path, monkeypatch, n):
     clip = lambda i: (f"{i:02d}.mp4", np.full((20, 64, 64, 3), i, np.uint8), np.zeros(640 * 20, np.float32))
-    monkeypatch.setattr(tiny_data, "load_folder", lambda folder: [clip(i) for i in range(n)])
+    monkeypatch.setattr(tiny_data, "load_folder", lambda folder, min_frames: [clip(i) for i in range(n)])
     (tmp_path / "00.mp4").touch()
     parts = {s: set(np.unique(load(tmp_path, s).frames)) for s in SPLITS}
     assert all(parts.values()) and (n < 3 or sum(map(len, parts.values())) == n == len(set.union(*parts.values())))
     assert load(tmp_path, "train").motion.shape == (0, len(MOTION))
+
+
+def test_a_users_folder_is_never_overwritten(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "film.mp4").write_text("mine")
+    for attempt in (lambda: build(tmp_path, "train", 1), lambda: load(tmp_path, "train")):
+        with pytest.raises(ValueError):
+            attempt()
+    assert (tmp_path / "train" / "film.mp4").read_text() == "mine"
 
 
 def test_a_folder_without_clips_is_refused_in_one_line(tmp_path):

@@ -6,6 +6,7 @@
 
 `python -m tiny_data` builds all splits; load() builds the one it needs. Splits share neither identities nor utterances.
 """
+import functools
 import json
 import multiprocessing
 import os
@@ -46,6 +47,8 @@ def make_video(seed, n_frames=VIDEO_FRAMES):
 def build(folder, split, n_videos=None, seed=0):
     """Make one split in folder/split, in parallel, and a contact sheet beside it. Atomic: a stopped build leaves nothing."""
     folder, n = Path(folder), n_videos or SPLITS[split]
+    if (folder / split).exists() and not (folder / split / "phones.json").exists():
+        raise ValueError(f"{folder / split} exists and is no toy set: it is left alone, name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [seed * 10_000_000 + FIRST_SEED[split] + i for i in range(n)]
     with multiprocessing.Pool() as pool:
@@ -72,22 +75,28 @@ def save(folder, videos):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load(data, split, n_videos=0):
+@functools.lru_cache(maxsize=1)
+def own_clips(folder, min_frames):
+    """All usable clips of a folder, decoded once for all splits: [(name, frames, wave), ...]."""
+    return list(load_folder(folder, min_frames))
+
+
+def load(data, split, n_videos=0, min_frames=20):
     """The split "train", "val" or "test" of `data`: the toy set's folder, or a folder of your own video clips.
 
     A toy set that is missing is built, with n_videos videos a split (0: the usual number).
     Your own clips are split by clip, in the order of their names: the last tenth is "test", the tenth before it "val"; with
-    fewer than three clips, splits overlap.
+    fewer than three clips, splits overlap. Clips shorter than min_frames are skipped.
     Raises ValueError with one line when the folder holds neither.
     """
     data = Path(data)
-    toy = not data.exists() or any((data / s).is_dir() for s in SPLITS) or not any(data.iterdir())
-    if toy:
+    if not data.is_file() and (not data.exists() or any((data / s / "phones.json").exists() for s in SPLITS) or not any(data.iterdir())):
         if not (data / split / "phones.json").exists():
+            print(f"no data in {data / split}: building the toy set there")
             build(data, split, n_videos)
         arrays = {f: np.load(data / split / f"{f}.npy") for f in Videos._fields if f != "phones"}
         return Videos(**arrays, phones=json.loads((data / split / "phones.json").read_text()))
-    clips = list(load_folder(data))
+    clips = own_clips(str(data), min_frames)
     k = max(1, len(clips) // 10)
     part = {"train": clips[:-2 * k], "val": clips[-2 * k:-k], "test": clips[-k:]}[split] or clips
     _, frames, waves = zip(*part)

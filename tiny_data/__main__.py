@@ -1,6 +1,7 @@
 """python -m tiny_data [--out data/tiny] [--seed 0]: build the toy data set's three splits and their contact sheets."""
 import argparse
 
+from common import one_line_errors
 from tiny_data import SPLITS, VIDEO_FRAMES, build
 
 
@@ -12,8 +13,9 @@ def main():
     args = parser.parse_args()
     if args.seed < 0 or (args.videos is not None and args.videos < 1):
         parser.error("--seed must be >= 0 and --videos >= 1")
-    for split in SPLITS:
-        build(args.out, split, args.videos, args.seed)
+    with one_line_errors():
+        for split in SPLITS:
+            build(args.out, split, args.videos, args.seed)
     print(f"wrote {args.out}: {sum(SPLITS.values()) if args.videos is None else 3 * args.videos} videos of {VIDEO_FRAMES} frames; look at {args.out}/train.png")
 
 

@@ -7,7 +7,9 @@ must learn their distribution. Distances follow Quilez, "2D distance functions",
 """
 import numpy as np
 
-SIZE, FPS = 64, 25
+from audio_features import FPS
+
+SIZE = 64
 #         known from the sound          not known from the sound
 MOTION = ("jaw", "width", "rounding", "x", "y", "roll", "blink", "turn", "gaze_x", "gaze_y", "brow")
 # units:   0..1    0..1     0..1      px   px   rad     0..1   -1..1    -1..1     -1..1    -1..1
