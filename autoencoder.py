@@ -11,6 +11,7 @@ for Stable Diffusion's): half the cost a step, and a diffusion model trained on 
     python autoencoder.py --bf16                 MINUTES_HERE
 Writes checkpoints/autoencoder.pt (the moving average, float16) and out/autoencoder/: log.jsonl, last.pt, contact sheets.
 """
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -188,7 +189,7 @@ def train(cfg, resume=False):
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         done, total = (step - cfg.steps, cfg.decoder_steps) if alone else (step, cfg.steps)
-        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (done + 1) / 100) * 0.5 * (1 + np.cos(np.pi * done / total))
+        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (done + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done / total))
         check_finite(step, loss=loss.item(), gradient=norm.item())
         optimiser.step()
         if not alone:                                                 # running statistics, for encode and decode

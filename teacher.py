@@ -12,6 +12,7 @@ Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: lo
 Shapes: B batch, F frames (16), C latent channels (16), H W latent size (8 8), W rows of an audio window (20),
 A audio feature size (64), D embedding size, K context frames (4 or 0), T diffusion steps (1000).
 """
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -223,7 +224,7 @@ class UNet(nn.Module):
             raise ValueError(f"x_t {tuple(xt.shape)} does not fit the condition: " + ", ".join(f"{k} {tuple(v.shape)}" for k, v in cond._asdict().items()))
         mask = cond.mask[:, :, None, None, None].expand(b, f, 1, h, w)
         x = torch.cat([xt, cond.ref[:, None].expand_as(xt), cond.context, mask], 2).flatten(0, 1)   # (B F, 49, 8, 8)
-        angle = t.float()[:, None] / T * torch.exp(torch.linspace(0, np.log(1000.0), 32, device=t.device))
+        angle = t.float()[:, None] / T * torch.exp(torch.linspace(0, math.log(1000), 32, device=t.device))
         emb = self.time(torch.cat([angle.cos(), angle.sin()], 1)).repeat_interleave(f, 0)           # (B F, D)
         tokens = self.audio(cond.audio.flatten(0, 1).transpose(1, 2)).transpose(1, 2)              # (B F, 5, D / 2)
         emb = F.silu(emb + self.sound(tokens.flatten(1)))
@@ -351,7 +352,7 @@ def train(cfg, resume=False):
         optimiser.zero_grad(set_to_none=True)                                                     # step
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        decay = 0.5 * (1 + np.cos(np.pi * max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)))
+        decay = 0.5 * (1 + math.cos(math.pi * max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)))
         optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / max(1, cfg.warmup)) * decay
         check_finite(step, loss=loss.item(), gradient=norm.item())
         optimiser.step()

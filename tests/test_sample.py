@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
                 p.normal_(0, 0.05)
         autoencoder.decoder[-2].weight.mul_(10)
     save_checkpoint(folder / "teacher.pt", kind="teacher", config={"channels": 16}, model=model.state_dict())
-    save_checkpoint(folder / "autoencoder.pt", kind="autoencoder", model=autoencoder.state_dict())
+    save_checkpoint(folder / "autoencoder.pt", kind="autoencoder", config={}, model=autoencoder.state_dict())
     save_checkpoint(folder / "misfit.pt", kind="teacher", config={"channels": 32}, model=model.state_dict())
     save_checkpoint(folder / "nan.pt", kind="teacher", config={"channels": 16}, model={k: v * math.nan for k, v in model.state_dict().items()})
     (folder / "damaged.pt").write_bytes((folder / "teacher.pt").read_bytes()[:5000])
@@ -180,7 +180,7 @@ def test_sound_that_starts_late_or_has_twelve_channels_or_cover_art_fits_its_fra
 
 @pytest.mark.parametrize("name", ["talk.mp4", "talk.gif"])
 def test_video_keeps_the_pixels(folder, tmp_path, name):
-    frames = sample.enlarge(np.stack([toy_portrait(2_000_000 + k) for k in range(3)]), 4, "nearest")
+    frames = sample.enlarge(np.stack([toy_portrait(2_000_000 + k) for k in range(3)]), 256, "nearest")
     sample.write_video(tmp_path / name, iter([frames[:2], frames[2:]]), 3, 256, folder / "sound.wav")
     if name.endswith("gif"):
         assert "25 fps" in info(tmp_path / name) and b"NETSCAPE2.0\x03\x01\x00\x00" in (tmp_path / name).read_bytes()    # 0: for ever
@@ -205,10 +205,10 @@ def test_png_is_a_sheet_of_evenly_spaced_frames(run, tmp_path, frames, shape):
 
 def test_enlarged_frames_keep_their_content():
     frames = toy_portrait(2_000_000)[None]
-    assert (sample.enlarge(frames, 3, "nearest")[:, 1::3, 1::3] == frames).all()
-    smooth = sample.enlarge(frames, 4, "smooth").reshape(1, 64, 4, 64, 4, 3).mean((2, 4))
+    assert (sample.enlarge(frames, 192, "nearest")[:, 1::3, 1::3] == frames).all()
+    smooth = sample.enlarge(frames, 256, "smooth").reshape(1, 64, 4, 64, 4, 3).mean((2, 4))
     assert smooth.shape == frames.shape and np.abs(smooth - frames).mean() < 3
-    assert sample.enlarge(frames, 1, "smooth").tobytes() == frames.tobytes()
+    assert sample.enlarge(frames, 64, "smooth").tobytes() == frames.tobytes()
 
 
 # ---- the portrait ----
@@ -251,7 +251,7 @@ def assert_fails(call, capfd, code=2):
     with pytest.raises(SystemExit) as stop:
         call()
     error = capfd.readouterr().err
-    assert stop.value.code == code and error.strip().count("\n") == 0 and len(error) > 10, error
+    assert stop.value.code == code and error.strip().count("\n") == 0 and len(error) > 8, error
     return error
 
 

@@ -283,7 +283,7 @@ def workplace(tmp_path, monkeypatch):
     import common
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    common.save_checkpoint("ae.pt", kind="autoencoder", model=autoencoder.AutoEncoder().state_dict())
+    common.save_checkpoint("ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
     return tmp_path
 
 
