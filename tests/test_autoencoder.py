@@ -86,7 +86,7 @@ def shipped():
 
 def test_shipped_network_reconstructs_a_held_out_person(shipped):
     scores = validate(*shipped)
-    assert scores["psnr"] > 30 and scores["psnr_mouth"] > 27           # one person; README has the mean over all
+    assert scores["psnr"] > 31 and scores["psnr_mouth"] > 27           # one person; README has the mean over all
 
 
 def test_shipped_latents_have_about_unit_variance(shipped):
