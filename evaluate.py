@@ -110,8 +110,7 @@ def truth_of(videos, first, count, n_frames, device):
     nothing of the video's motion; your own clips have no other picture than one of their frames: the last one."""
     pick = range(first, min(first + count, len(videos.starts) - 1))
     frames = np.stack([videos.frames[videos.starts[i]:videos.starts[i] + n_frames] for i in pick])
-    mels = [videos.mel[4 * videos.starts[i]:4 * videos.starts[i + 1]].astype(np.float32) for i in pick]
-    windows = torch.from_numpy(np.stack([audio_windows(mel, len(mel) // 4 + CHUNK)[:n_frames + CHUNK] for mel in mels])).to(device)
+    windows = torch.from_numpy(np.stack([videos.windows(i, more=CHUNK)[:n_frames + CHUNK] for i in pick])).to(device)
     if not len(videos.motion):
         return Truth(frames, windows, np.stack([videos.frames[videos.starts[i + 1] - 1] for i in pick]), None, None, None, None)
     motion = np.stack([videos.motion[videos.starts[i]:videos.starts[i] + n_frames] for i in pick])

@@ -121,11 +121,6 @@ def head_spread(motion):
     return motion[..., 3:6].std(1).mean(0)
 
 
-def frame_change(frames):
-    """Mean |x_{k+1} − x_k| over pixels. (V, F, 3, H, W) tensor in [-1, 1] -> a number; flicker raises it, freezing lowers it."""
-    return float(frames.diff(dim=1).abs().mean())
-
-
 def sync_curve(v, a, max_offset=MAX_OFFSET):
     """Mean over videos and k of ‖v_k − a_{k+o}‖ for o = −15 ... 15. v, a (V, K, D) tensors -> (V, 31) NumPy, nan where fewer than
     5 pairs are left."""
@@ -447,7 +442,7 @@ def train(cfg, resume=False):
             log(cfg.steps_features, **judge_features(net, held_out, (truth - mean) / std, device))
 
         if name == "sync":
-            windows = [audio_windows(data.mel[4 * a:4 * b].astype(np.float32)) for a, b in zip(data.starts, data.starts[1:])]
+            windows = [data.windows(i) for i in range(len(data.starts) - 1)]
             fit(name, net.parameters(), cfg.steps_sync, lambda: sync_loss(*net(*sync_batch(data, windows, generator, device))), cfg, log, device)
             log(cfg.steps_sync, **judge_sync(net, held_out, device))
 

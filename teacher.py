@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny_data
-from audio_features import N_MELS, WINDOW, audio_windows
+from audio_features import N_MELS, WINDOW
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import Log, check_finite, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 
@@ -275,10 +275,10 @@ class Clips:
     def __init__(self, videos, autoencoder, frames, device):
         if (np.diff(videos.starts) < frames + 1).any():
             raise ValueError(f"every video needs at least {frames + 1} frames")
-        self.starts, self.frames, self.device, ends = videos.starts, frames, device, videos.starts[1:]
+        self.starts, self.frames, self.device = videos.starts, frames, device
         self.latents = torch.cat([autoencoder.encode(to_pixels(videos.frames[i:i + 256], device)).half()
                                   for i in range(0, len(videos.frames), 256)])                    # (N, C, H, W)
-        self.windows = [audio_windows(videos.mel[4 * a:4 * b].astype(np.float32)) for a, b in zip(self.starts, ends)]
+        self.windows = [videos.windows(i) for i in range(len(videos.starts) - 1)]
 
     def clip(self, video, start, ref):
         """x0 (F, C, H, W), ref (C, H, W), audio (F, W, A) of one video, counted in its own frames."""

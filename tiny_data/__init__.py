@@ -18,7 +18,7 @@ import imageio.v3 as iio
 import numpy as np
 from tqdm import tqdm
 
-from audio_features import FPS, log_mel
+from audio_features import FPS, audio_windows, log_mel
 from tiny_data import faces, speech
 from tiny_data.clips import load_folder
 
@@ -35,6 +35,11 @@ class Videos(NamedTuple):
     wave: np.ndarray     # (640 N,) float32, 16 kHz
     motion: np.ndarray   # (N, 11) columns faces.MOTION, or (0, 11) for your own clips
     phones: list         # per video [(symbol, start s, end s), ...], or [] for your own clips
+
+    def windows(self, video, more=0):
+        """What each frame of one video hears: (F + more, W, A) float32, a view; silence follows the video's end."""
+        a, b = self.starts[video], self.starts[video + 1]
+        return audio_windows(self.mel[4 * a:4 * b].astype(np.float32), b - a + more)
 
 
 def make_video(seed, n_frames=VIDEO_FRAMES):
