@@ -27,16 +27,16 @@ def motion(seed, lips):
     """Add the motion that the sound does not determine to a lip track.
 
     lips (F, 3) jaw, width, rounding -> (F, 11) float32, columns MOTION. Head sway, roll and turn are smooth with a time
-    scale of 0.35 s, so that a 0.64 s clip moves visibly; gaze jumps and rests; blinks last 0.2-0.28 s, about one every 2 s.
+    scale of 0.4 s, so that a 0.64 s clip moves visibly; gaze jumps and rests; blinks last 0.2-0.28 s, about one every 2 s.
     """
     rng, n = np.random.default_rng([seed, 1]), len(lips)
     m = np.zeros((n, len(MOTION)), np.float32)
     m[:, :3] = lips
-    m[:, 3] = 2.6 * _smooth_noise(rng, n, 0.35)
-    m[:, 4] = 1.5 * _smooth_noise(rng, n, 0.35)
-    m[:, 5] = 0.07 * _smooth_noise(rng, n, 0.35)
-    m[:, 7] = 0.27 * _smooth_noise(rng, n, 0.35)
-    m[:, 10] = np.tanh(0.8 * _smooth_noise(rng, n, 0.25))
+    m[:, 3] = 2.0 * _smooth_noise(rng, n, 0.4)
+    m[:, 4] = 1.2 * _smooth_noise(rng, n, 0.4)
+    m[:, 5] = 0.055 * _smooth_noise(rng, n, 0.4)
+    m[:, 7] = 0.2 * _smooth_noise(rng, n, 0.4)
+    m[:, 10] = np.tanh(0.8 * _smooth_noise(rng, n, 0.4))
     t = -rng.uniform(0, 10)
     while t < n:                                                    # gaze: fixations of 0.25-1 s, jumps between them
         stay = rng.uniform(6, 25)
