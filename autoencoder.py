@@ -8,7 +8,7 @@ gradient term (differences of neighbouring pixels) keeps eyes and mouth crisp wh
 First both halves learn together; then the encoder, and with it the latents, stays, and the decoder alone goes on (as was done
 for Stable Diffusion's): half the cost a step, and a diffusion model trained on the latents keeps its value.
 
-    python autoencoder.py --bf16                 14 minutes on two CPU cores (AVX-512, AMX; torch 2.13.0)
+    python autoencoder.py --bf16                 30 minutes on one CPU core (AVX-512, AMX; torch 2.13.0)
 Writes checkpoints/autoencoder.pt (the moving average, float16) and out/autoencoder/: log.jsonl, last.pt, contact sheets.
 """
 import math
@@ -30,10 +30,10 @@ class Config:
     videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
     out: str = "out/autoencoder" # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/autoencoder.pt"  # where the trained network goes
-    steps: int = 6000            # optimiser steps of encoder and decoder together
-    decoder_steps: int = 7000    # then, of the decoder alone: the latents stay as they are
+    steps: int = 10000           # optimiser steps of encoder and decoder together
+    decoder_steps: int = 6000    # then, of the decoder alone: the latents stay as they are
     batch: int = 32              # frames per step
-    lr: float = 2e-3             # peak learning rate (AdamW, cosine decay to zero)
+    lr: float = 1e-3             # peak learning rate (AdamW, cosine decay to zero)
     noise: float = 0.03          # standard deviation of the noise on the latents, in units of theirs
     gradient: float = 1.0        # weight of the image-gradient term
     log_every: int = 100         # steps
@@ -63,17 +63,17 @@ class AutoEncoder(nn.Module):
     """encode (N, 3, 64, 64) in [-1, 1] -> (N, 16, 8, 8), unit variance; decode goes back. Pixel (un)shuffles change the
     resolution: they cost nothing, and all convolutions run at 32 x 32 or below. Any multiple of 8 works as a size."""
 
-    def __init__(self, latent=16, enc=(32, 64, 128), dec=(32, 64, 96)):
+    def __init__(self, latent=16, enc=(32, 64, 128), dec=(32, 64, 128)):
         super().__init__()
         a, b, c = enc
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(2), nn.Conv2d(12, a, 3, padding=1), ResBlock(a),                       # 32 x 32
             nn.PixelUnshuffle(2), nn.Conv2d(4 * a, b, 1), ResBlock(b),                               # 16 x 16
-            nn.PixelUnshuffle(2), nn.Conv2d(4 * b, c, 1), ResBlock(c),                               # 8 x 8
+            nn.PixelUnshuffle(2), nn.Conv2d(4 * b, c, 1), ResBlock(c), ResBlock(c),                  # 8 x 8
             nn.SiLU(), nn.Conv2d(c, latent, 1))
         a, b, c = dec
         self.decoder = nn.Sequential(
-            nn.Conv2d(latent, c, 3, padding=1), ResBlock(c),
+            nn.Conv2d(latent, c, 3, padding=1), ResBlock(c), ResBlock(c), ResBlock(c),
             nn.Conv2d(c, 4 * b, 1), nn.PixelShuffle(2), ResBlock(b),
             nn.Conv2d(b, 4 * a, 1), nn.PixelShuffle(2), ResBlock(a),
             nn.SiLU(), nn.Conv2d(a, 12, 3, padding=1), nn.PixelShuffle(2))
@@ -163,10 +163,10 @@ def train(cfg, resume=False):
           f"{sum(p.numel() for p in model.decoder.parameters()) / 1e6:.2f} M parameters, {len(frames)} frames, {device}")
 
     # 4 optimiser
-    optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
 
     # 5 resume
-    first = resume_training(cfg, "autoencoder training", model, ema, optimiser, generator) if resume else 0
+    first = resume_training(cfg, "autoencoder", generator, model=model, ema=ema, optimiser=optimiser) if resume else 0
     log = Log(cfg.out, cfg, device, resume)
 
     # 6 loop
@@ -187,9 +187,9 @@ def train(cfg, resume=False):
 
         optimiser.zero_grad(set_to_none=True)                                                                   # step
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         done, total = (step - cfg.steps, cfg.decoder_steps) if alone else (step, cfg.steps)
-        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (done + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done / total))
+        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (done + 1) / 300) * 0.5 * (1 + math.cos(math.pi * done / total))
         check_finite(step, loss=loss.item(), gradient=norm.item())
         optimiser.step()
         if not alone:                                                 # running statistics, for encode and decode
@@ -203,7 +203,7 @@ def train(cfg, resume=False):
             log(step + 1, **validate(ema, held_out))
             shown = held_out.frames[::len(held_out.frames) // 12][:12]
             tiny_data.contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [to_uint8(ema.decode(ema.encode(to_pixels(shown, device)))), shown], scale=3)
-            save_training(cfg, "autoencoder", step + 1, model, ema, optimiser, generator)
+            save_training(cfg, "autoencoder", step + 1, generator, model=model, ema=ema, optimiser=optimiser)
     return ema
 
 
