@@ -23,9 +23,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny_data
-from audio_features import N_MELS, WINDOW
+from audio_features import FPS, N_MELS, WINDOW
 from autoencoder import load_autoencoder, to_pixels, to_uint8
-from common import Log, check_finite, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import Log, Muon, check_finite, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from tiny_data.speech import PHONES
 
 
 @dataclass
@@ -35,12 +36,12 @@ class Config:
     out: str = "out/teacher"     # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/teacher.pt"  # where the trained network goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    steps: int = 6500            # optimiser steps
+    steps: int = 9500            # optimiser steps
     batch: int = 8               # clips per step
     frames: int = 16             # frames per clip
     context: int = 4             # frames of a clip that may be given from the previous chunk
-    channels: int = 64           # width of the UNet at 8 x 8; twice that at 4 x 4
-    lr: float = 1e-3             # peak learning rate (AdamW)
+    channels: int = 96           # width of the UNet
+    lr: float = 2e-3             # peak learning rate (Muon and AdamW)
     warmup: int = 200            # steps of linear warm-up; a cosine decay to zero follows
     ema: float = 0.999           # decay of the moving average, which is what samples
     log_every: int = 50          # steps
@@ -52,11 +53,13 @@ class Config:
     drop_ref: float = 0.1        # ablation: how often portrait and sound are dropped (trains the branch ∅)
     drop_audio: float = 0.1      # ablation: how often the sound alone is dropped (trains the branch ref)
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
+    sound_steps: int = 2000      # ablation: steps in which the sound's tokens first learn to name phones (toy set only)
 
 
-SMOKE = dict(videos=4, steps=6, batch=2, channels=16, warmup=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
+SMOKE = dict(videos=4, steps=6, batch=2, channels=16, warmup=2, sound_steps=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
              weights="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", data="data/smoke")
 T = 1000
+BLOCKS = ("down1", "down2", "mid1", "mid2", "up1", "up2")
 STEPS, S_REF, S_AUDIO = 40, 1.5, 2.0   # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
 
 
@@ -163,7 +166,7 @@ class Block(nn.Module):
         self.skip = nn.Conv2d(c_in, c, 1) if c_in != c else nn.Identity()
         self.modulate = nn.Linear(d, 2 * c)
         self.norm_a, self.q_a, self.kv_a, self.out_a = nn.LayerNorm(c), nn.Linear(c, c), nn.Linear(d // 2, 2 * c), nn.Linear(c, c)
-        self.norm_t, self.time_conv = nn.LayerNorm(c), nn.Conv1d(c, c, 3, padding=1)
+        self.norm_t, self.time_conv = nn.LayerNorm(c), nn.Conv2d(c, c, (3, 1), padding=(1, 0))      # over (F, H W)
         self.qkv_t, self.out_t, self.place_t = nn.Linear(c, 3 * c), nn.Linear(c, c), nn.Parameter(0.02 * torch.randn(64, c))
         if spatial:
             self.norm_s, self.qkv_s, self.out_s = nn.LayerNorm(c), nn.Linear(c, 3 * c), nn.Linear(c, c)
@@ -173,8 +176,9 @@ class Block(nn.Module):
 
     def attend(self, q, k, v):
         """softmax(q kᵀ / √d) v for each head. q (N, L, c), k, v (N, M, c) -> (N, L, c)."""
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))        # (N, heads, L, c / heads)
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        q, k, v = (x.float().unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))   # (N, heads, L, c / heads)
+        with torch.autocast(q.device.type, enabled=False):     # bfloat16 attention is three times slower on CPUs
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
     def forward(self, x, emb, tokens, frames):
         scale, shift = self.modulate(emb)[:, :, None, None].chunk(2, 1)                           # (B F, c, 1, 1)
@@ -186,12 +190,13 @@ class Block(nn.Module):
         x = x + self.out_a(self.attend(self.q_a(self.norm_a(x)), *self.kv_a(tokens).chunk(2, -1)))
         if self.spatial:
             x = x + self.out_s(self.attend(*self.qkv_s(self.norm_s(x) + self.place_s).chunk(3, -1)))
-        y = x.view(-1, frames, height * width, c).transpose(1, 2).reshape(-1, frames, c)        # (B H W, F, c)
-        h = self.norm_t(y)
-        h = h + self.time_conv(h.transpose(1, 2)).transpose(1, 2) + self.place_t[:frames]
-        y = y + self.out_t(self.attend(*self.qkv_t(h).chunk(3, -1)))
-        y = y.view(-1, height * width, frames, c).transpose(1, 2)
-        return y.reshape(n, height, width, c).permute(0, 3, 1, 2)                               # channels-last in memory
+        x = x.view(-1, frames, height * width, c)                                               # (B, F, H W, c)
+        h = self.norm_t(x)
+        h = h + self.time_conv(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + self.place_t[:frames, None]
+        h = h.transpose(1, 2).reshape(-1, frames, c)                                            # (B H W, F, c)
+        h = self.out_t(self.attend(*self.qkv_t(h).chunk(3, -1)))
+        x = x + h.view(-1, height * width, frames, c).transpose(1, 2)
+        return x.reshape(n, height, width, c).permute(0, 3, 1, 2)                               # channels-last in memory
 
 
 class UNet(nn.Module):
@@ -203,17 +208,17 @@ class UNet(nn.Module):
 
     def __init__(self, channels=64, latent=16):
         super().__init__()
-        c, d = channels, 4 * channels
+        c, d = channels, 256
         self.time = nn.Sequential(nn.Linear(64, d), nn.SiLU(), nn.Linear(d, d))
-        self.audio = nn.Sequential(nn.Conv1d(N_MELS, 2 * c, 3, padding=1), nn.SiLU(), nn.Conv1d(2 * c, 2 * c, 4, 2, 1), nn.SiLU(),
-                                   nn.Conv1d(2 * c, 2 * c, 4, 2, 1))                             # 20 rows -> 10 -> 5 tokens
-        self.place_a = nn.Parameter(0.02 * torch.randn(WINDOW // 4, 2 * c))
-        self.sound = nn.Sequential(nn.SiLU(), nn.Linear(WINDOW // 4 * 2 * c, d), nn.SiLU(), nn.Linear(d, d))
+        self.audio = nn.Sequential(nn.Conv1d(N_MELS, d // 2, 3, padding=1), nn.SiLU(), nn.Conv1d(d // 2, d // 2, 4, 2, 1), nn.SiLU(),
+                                   nn.Conv1d(d // 2, d // 2, 4, 2, 1))                           # 20 rows -> 10 -> 5 tokens
+        self.place_a = nn.Parameter(0.02 * torch.randn(WINDOW // 4, d // 2))
+        self.sound = nn.Sequential(nn.SiLU(), nn.Linear(WINDOW // 4 * d // 2, d), nn.SiLU(), nn.Linear(d, d))
         self.inlet = nn.Conv2d(3 * latent + 1, c, 3, padding=1)
         self.down1, self.down2 = Block(c, c, d), Block(c, c, d)                                  # 8 x 8
-        self.shrink = nn.Conv2d(c, 2 * c, 3, 2, 1)
-        self.mid1, self.mid2, self.mid3 = (Block(2 * c, 2 * c, d, spatial=True) for _ in range(3))  # 4 x 4
-        self.grow = nn.Sequential(nn.Conv2d(2 * c, 4 * c, 1), nn.PixelShuffle(2))
+        self.shrink = nn.Conv2d(c, c, 3, 2, 1)
+        self.mid1, self.mid2 = Block(c, c, d, spatial=True), Block(c, c, d, spatial=True)       # 4 x 4
+        self.grow = nn.Sequential(nn.Conv2d(c, 4 * c, 1), nn.PixelShuffle(2))
         self.up1, self.up2 = Block(2 * c, c, d), Block(2 * c, c, d)                              # 8 x 8, with skips
         self.norm, self.outlet = nn.GroupNorm(8, c), nn.Conv2d(c, latent, 3, padding=1)
         nn.init.zeros_(self.outlet.weight), nn.init.zeros_(self.outlet.bias)
@@ -233,7 +238,7 @@ class UNet(nn.Module):
         x1 = self.down1(x, emb, tokens, f)
         x2 = self.down2(x1, emb, tokens, f)
         y = self.shrink(x2)
-        for block in (self.mid1, self.mid2, self.mid3):
+        for block in (self.mid1, self.mid2):
             y = block(y, emb, tokens, f)
         y = self.up1(torch.cat([self.grow(y), x2], 1), emb, tokens, f)
         y = self.up2(torch.cat([y, x1], 1), emb, tokens, f)
@@ -310,6 +315,39 @@ def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
 
 # ---------------------------------------------------------------- training
 
+def pretrain_sound(tokens, videos, steps, generator, device, batch=128):
+    """Teach the sound's tokens to name the phone they lie on; -> share of right names on the last batches, nan without phones.
+
+    tokens: UNet.audio, (B, A, W) -> (B, D / 2, 5); token j of frame k lies on frame k − 2 + j. This is what speech recognition, wav2vec 2.0
+    (2006.11477), is to the models that the paper distils: they do not have to learn phonetics from pictures of lips.
+    """
+    if not videos.phones:
+        return math.nan
+    names, labels = list(PHONES), []
+    for phones, a, b in zip(videos.phones, videos.starts, videos.starts[1:]):
+        k = (np.arange(-2, b - a + 2) + 0.5) / FPS
+        label = np.zeros(len(k), int)                                         # before and after the video: the pause, number 0
+        for symbol, start, end in phones:
+            label[(k >= start) & (k < end)] = names.index(symbol)
+        labels.append(np.lib.stride_tricks.sliding_window_view(label, WINDOW // 4))
+    labels, windows, right = torch.from_numpy(np.concatenate(labels)), [videos.windows(i) for i in range(len(videos.phones))], []
+    head = nn.Linear(tokens[-1].out_channels, len(names)).to(device)
+    optimiser = torch.optim.AdamW([*tokens.parameters(), *head.parameters()], lr=1e-3)
+    for step in range(steps):
+        picked = torch.randint(len(labels), (batch,), generator=generator)
+        video = np.searchsorted(videos.starts, picked.numpy(), side="right") - 1
+        x = torch.from_numpy(np.stack([windows[v][i - videos.starts[v]] for v, i in zip(video, picked.tolist())]))
+        x = x + 0.075 * torch.randn(batch, 1, 1, generator=generator)                            # as in Clips.batch
+        y, named = labels[picked].flatten().to(device), head(tokens(x.to(device).transpose(1, 2)).transpose(1, 2)).flatten(0, 1)
+        loss = F.cross_entropy(named, y)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.param_groups[0]["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimiser.step()
+        right = right[-49:] + [(named.argmax(1) == y).float().mean().item()]
+    return float(np.mean(right)) if right else math.nan
+
+
 def train(cfg, resume=False):
     if not cfg.context < cfg.frames <= 64:
         raise ValueError(f"--context must be below --frames, and that at most 64, got {cfg.context} and {cfg.frames}")
@@ -321,19 +359,27 @@ def train(cfg, resume=False):
 
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
-    clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
-    preview = Clips(tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
+    videos = tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1)
+    clips = Clips(videos, autoencoder, cfg.frames, device)
+    held_out = Clips(tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
 
     # 3 networks
     model = UNet(cfg.channels).to(device, memory_format=torch.channels_last)
+    if not resume:
+        print(f"phones named right by the sound's tokens: {pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device):.1%}")
     ema = deepcopy(model).requires_grad_(False)
+    looks = [lambda cond, noise: ddim_sample(ema, cond, noise()), lambda cond, noise: ddim_sample(ema, cond, noise(), 1, 1, 1)]
     print(f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}")
 
     # 4 optimiser
-    optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    inner = {name: p for name, p in model.named_parameters() if p.ndim > 1 and "place" not in name and name.split(".")[0] in BLOCKS}
+    rest = [p for name, p in model.named_parameters() if name not in inner]
+    optimiser = torch.optim.AdamW(rest, lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    muon = Muon(inner.values(), lr=cfg.lr, dtype=torch.bfloat16 if cfg.bf16 else torch.float32)    # half the steps of AdamW alone
 
     # 5 resume
-    first = resume_training(cfg, "teacher training", model, ema, optimiser, generator) if resume else 0
+    parts = dict(model=model, ema=ema, optimiser=optimiser, muon=muon)
+    first = resume_training(cfg, "teacher", generator, **parts) if resume else 0
     log, mean_loss = Log(cfg.out, cfg, device, resume), []
 
     # 6 loop
@@ -349,13 +395,14 @@ def train(cfg, resume=False):
             v_hat = model(add_noise(x0, eps, t), t, drop(cond, keep_ref, keep_audio))
         loss = v_loss(v_hat, v_target(x0, eps, t), cond.mask)
 
-        optimiser.zero_grad(set_to_none=True)                                                     # step
+        model.zero_grad(set_to_none=True)                                                         # step
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         decay = 0.5 * (1 + math.cos(math.pi * max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)))
-        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / max(1, cfg.warmup)) * decay
         check_finite(step, loss=loss.item(), gradient=norm.item())
-        optimiser.step()
+        for opt in (optimiser, muon):
+            opt.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / max(1, cfg.warmup)) * decay
+            opt.step()
         update_ema(ema, model, step, cfg.ema)                                                     # ema
         mean_loss.append(loss.item())
 
@@ -363,22 +410,28 @@ def train(cfg, resume=False):
             log(step + 1, loss=float(np.mean(mean_loss)), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"])
             mean_loss = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:                           # sample
-            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", ema, preview, autoencoder)
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", looks, held_out, autoencoder)
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:                             # save
-            save_training(cfg, "teacher", step + 1, model, ema, optimiser, generator)
+            save_training(cfg, "teacher", step + 1, generator, **parts)
     return ema
 
 
-def contact_sheet(path, model, clips, autoencoder, settings=((STEPS, S_REF, S_AUDIO), (1, 1, 1)), seed=0):
-    """A PNG: for three held-out portraits, one row for each (steps, s_ref, s_audio), then the truth. Own noise, fixed."""
-    rows, generator = [], torch.Generator().manual_seed(seed)                 # not the training's: looking changes nothing
-    for video in range(min(3, len(clips.windows))):
-        x0, ref, audio = (x[None].float() for x in clips.clip(video, 0, clips.starts[video + 1] - clips.starts[video] - 1))
-        cond = Cond(ref, audio, torch.zeros_like(x0), torch.zeros(x0.shape[:2], device=x0.device))
-        eps = torch.randn(x0.shape, generator=generator).to(x0.device)
-        samples = [ddim_sample(model, cond, eps, *s) for s in settings] + [x0]
-        rows += [to_uint8(autoencoder.decode(x[0])) for x in samples]
-    tiny_data.contact_sheet(path, rows)
+def preview(clips, count=3):
+    """The first clip of each of the first videos, its portrait the video's last frame -> x0 (n, F, C, H, W), Cond without context."""
+    picked = [clips.clip(i, 0, clips.starts[i + 1] - clips.starts[i] - 1) for i in range(min(count, len(clips.windows)))]
+    x0, ref, audio = (torch.stack(x).float() for x in zip(*picked))
+    return x0, Cond(ref, audio, torch.zeros_like(x0), torch.zeros(x0.shape[:2], device=x0.device))
+
+
+def contact_sheet(path, samplers, clips, autoencoder, seed=0):
+    """A PNG: for three held-out portraits, one row for each sampler(cond, noise) -> x0, then the truth. Own noise, always the same."""
+    x0, cond = preview(clips)
+    rows = []
+    for sampler in samplers:
+        generator = torch.Generator().manual_seed(seed)                       # not the training's: looking changes nothing
+        with torch.no_grad():
+            rows.append(sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device)))
+    tiny_data.contact_sheet(path, [to_uint8(autoencoder.decode(x[i])) for i in range(len(x0)) for x in (*rows, x0)])
 
 
 if __name__ == "__main__":

@@ -316,3 +316,17 @@ def test_resuming_another_run_is_refused(workplace):
 def test_a_diverging_run_stops_and_names_the_step(workplace):
     with pytest.raises(FloatingPointError, match="at step"):
         teacher.train(teacher.Config(**{**SMALL, "lr": 1e20}, out="c", weights="c.pt"))
+
+
+def test_sound_tokens_learn_to_name_phones_of_sentences_they_never_heard():
+    """Two phones that differ in one band; the labels must not be shifted: token j of frame k lies on frame k − 2 + j."""
+    import tiny_data
+    rng, n = np.random.default_rng(0), 400
+    kind = np.repeat(rng.integers(0, 2, n // 4), 4)
+    mel = np.full((4 * n, 64), -1.0, np.float32)
+    mel[np.arange(4 * n), np.where(np.repeat(kind, 4), 40, 10)] = 1.0
+    phones = [("i" if k else "a", i / 25, (i + 1) / 25) for i, k in enumerate(kind)]
+    videos = tiny_data.Videos(np.zeros((n, 1, 1, 3)), mel, np.array([0, n]), None, None, [phones])
+    torch.manual_seed(0)
+    assert teacher.pretrain_sound(UNet(16).audio, videos, 150, torch.Generator().manual_seed(0), "cpu") > 0.98
+    assert math.isnan(teacher.pretrain_sound(UNet(16).audio, videos._replace(phones=[]), 5, None, "cpu"))
