@@ -1,0 +1,256 @@
+"""Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
+
+    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4           (the student's sampler, fresh ε each time)
+    g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 + σ_t ε,   t ~ U[0.02 T, 0.98 T]
+    L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g)
+    L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
+
+x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise
+what the student makes now. Where the two agree, the student's samples are distributed as the teacher's, and g vanishes.
+Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
+
+    python distill_stage1.py --bf16              30 minutes on two CPU cores (AVX-512, AMX; torch 2.13.0)
+    python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
+    python distill_stage1.py --target-steps 1 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
+Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
+"""
+import math
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+import metrics
+import tiny_data
+from autoencoder import load_autoencoder
+from common import Log, check_finite, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from teacher import (S_AUDIO, S_REF, T, Clips, UNet, add_noise, contact_sheet, eps_from_v, guided_v, load_teacher, preview,
+                     trailing_timesteps, v_loss, v_target, x0_from_v)
+
+
+@dataclass
+class Config:
+    data: str = "data/tiny"      # toy set (built if missing) or a folder of video clips
+    videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+    out: str = "out/stage1"      # log, contact sheets and the resumable checkpoint
+    weights: str = "checkpoints/stage1.pt"  # where the student goes
+    autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
+    teacher: str = "checkpoints/teacher.pt"  # the real score, and where student and fake score start
+    metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
+    steps: int = 600             # student updates
+    batch: int = 8               # clips per update
+    lr: float = 5e-5             # of the student (AdamW)
+    fake_lr: float = 1e-4        # of the fake score
+    warmup: int = 20             # updates of linear warm-up
+    ema: float = 0.99            # decay of the student's moving average, which is what is shipped
+    log_every: int = 10          # student updates
+    save_every: int = 50         # student updates between checkpoints
+    sample_every: int = 100      # student updates between looks: lip-sync, spread, contact sheet
+    seed: int = 0
+    device: str = "auto"         # auto = cuda if there is one, else cpu
+    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
+    target_steps: int = 4        # ablation: steps of the student; 1 = direct DMD to one step
+    fake_updates: int = 5        # ablation: fake-score updates per student update
+    s_ref: float = S_REF         # ablation: guidance of the real score, portrait
+    s_audio: float = S_AUDIO     # ablation: guidance of the real score, sound (both 1: none)
+    simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
+    renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
+    t_min: float = 0.02          # ablation: scores are compared at t between t_min T
+    t_max: float = 0.98          # ablation: and t_max T
+    init: str = "teacher"        # ablation: the student starts as the teacher, or random
+    context_rate: float = 0.5    # ablation: share of the clips that carry context frames
+    channels: int = 0            # of the UNet, 0 = the teacher's
+    frames: int = 0              # of a clip, 0 = the teacher's
+    context: int = 0             # frames given from the previous chunk, 0 = the teacher's
+
+
+SMOKE = dict(videos=4, steps=3, batch=2, warmup=1, fake_updates=2, log_every=1, save_every=2, sample_every=3, data="data/smoke", out="out/smoke/stage1",
+             weights="out/smoke/stage1.pt", teacher="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", metrics="")
+
+
+# ---------------------------------------------------------------- the equations
+
+def hold_context(x, cond, eps=None, t=None):
+    """x (B, F, C, H, W) with the places of context frames replaced by their true latents, noised to t if ε and t are given."""
+    given = cond.context if eps is None else add_noise(cond.context, eps, t)
+    mask = cond.mask[:, :, None, None, None]
+    return mask * given + (1 - mask) * x
+
+
+def rollout(student, cond, noise, taus, renoise="fresh"):
+    """The student's sampler: x_T = ε; x̂0 = G(x_τ, τ); x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0 is returned. TurboTalk, stage 1.
+
+    taus: falling timesteps, numbers or tensors (B,); noise() -> a fresh ε (B, F, C, H, W). len(taus) evaluations, and only the last
+    carries gradient (backward simulation with a gradient through one step: DMD2, section 4.5; Self-Forcing, 2506.08009).
+    renoise "ddim" keeps ε' = ε̂ instead of drawing it. Context places always hold the true latents, as in the teacher.
+    """
+    first = xt = noise()
+    for i, tau in enumerate(taus):
+        t = torch.as_tensor(tau, dtype=torch.float32, device=xt.device).expand(len(xt))
+        last = i + 1 == len(taus)
+        with torch.set_grad_enabled(last and torch.is_grad_enabled()):
+            v = student(xt, t, cond)
+            x0_hat = hold_context(x0_from_v(xt, v, t), cond)
+        if last:
+            return x0_hat
+        s = torch.as_tensor(taus[i + 1], dtype=torch.float32, device=xt.device).expand(len(xt))
+        eps = noise() if renoise == "fresh" else hold_context(eps_from_v(xt, v, t), cond._replace(context=first))
+        xt = add_noise(x0_hat, eps, s)
+
+
+def dmd_gradient(x0_fake, x0_real, x0_hat, mask):
+    """g = (x0_fake − x0_real) / mean |x̂0 − x0_real|, the mean per clip and over its free frames. DMD, 2311.18828, eq. 7 and 8.
+
+    All (B, F, C, H, W), mask (B, F) with 1 = context, where g is 0. Detached. The normaliser is at least 1e-5.
+    """
+    free = (1 - mask)[:, :, None, None, None]
+    count = free.expand_as(x0_hat).sum((1, 2, 3, 4), keepdim=True)
+    scale = (free * (x0_hat - x0_real).abs()).sum((1, 2, 3, 4), keepdim=True) / count
+    return (free * (x0_fake - x0_real) / scale.clamp_min(1e-5)).detach()
+
+
+def dmd_loss(x0_hat, g, mask):
+    """½ ‖x̂0 − stopgrad(x̂0 − g)‖², mean over the n free numbers: its value says nothing, its gradient is g / n. (B, F, C, H, W), (B, F)."""
+    target = (x0_hat - g).detach()                                            # detach: otherwise the two x̂0 cancel
+    return 0.5 * v_loss(x0_hat, target, mask)
+
+
+def real_score(teacher, xt, t, cond, s_ref, s_audio):
+    """x0_real: what the guided teacher takes x_t for. 3 evaluations, or 1 with both scales at 1."""
+    return x0_from_v(xt, guided_v(teacher, xt, t, cond, s_ref, s_audio), t)
+
+
+def fake_loss(fake, x0_hat, cond, t, eps):
+    """E ‖v_fake(x_t, t, c) − v‖² on the student's own samples: plain v-MSE, which weighs (x̂0 − x0_fake)² by 1 / σ_t²."""
+    x0_hat = x0_hat.detach()                                                  # detach: the fake score must not train the student
+    return v_loss(fake(add_noise(x0_hat, eps, t), t, cond), v_target(x0_hat, eps, t), cond.mask)
+
+
+# ---------------------------------------------------------------- the student as a model
+
+def few_step_sample(student, cond, noise, steps=4):
+    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε."""
+    with torch.no_grad():
+        return rollout(student, cond, noise, trailing_timesteps(steps)[:-1])
+
+
+load_stage1 = partial(load_teacher, kind="stage1")
+
+
+def look(student, steps, clips, autoencoder, reader, motion, seed=0):
+    """How well a student speaks on held-out clips -> dict: jaw, width and rounding correlation, head's spread over the data's, mean colour
+    shift in levels of 255. The noise is always the same."""
+    x0, cond = preview(clips, 16)
+    generator = torch.Generator().manual_seed(seed)
+    x = few_step_sample(student, cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device), steps)
+    frames = [autoencoder.decode(z.flatten(0, 1)) for z in (x, x0)]
+    read, true = (reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in frames)
+    lips = {f"{name}": metrics.correlation(read[..., i], motion[:len(x0), :clips.frames, i]) for i, name in enumerate(("jaw", "width", "rounding"))}
+    return lips | dict(spread=float((metrics.head_spread(read) / metrics.head_spread(true)).mean()),
+                       colour=float(127.5 * (frames[0].mean((0, 2, 3)) - frames[1].mean((0, 2, 3))).abs().mean()))
+
+
+# ---------------------------------------------------------------- training
+
+def train(cfg, resume=False):
+    for name, allowed in dict(simulate=("backward", "data"), renoise=("fresh", "ddim"), init=("teacher", "random")).items():
+        if getattr(cfg, name) not in allowed:
+            raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {getattr(cfg, name)!r}")
+    if not (0 <= cfg.t_min < cfg.t_max <= 1 and cfg.target_steps >= 1):
+        raise ValueError(f"0 <= --t-min < --t-max <= 1 and --target-steps >= 1 are wanted, got {cfg.t_min}, {cfg.t_max} and {cfg.target_steps}")
+
+    # 1 seed and device
+    torch.manual_seed(cfg.seed)
+    generator = torch.Generator().manual_seed(cfg.seed)                       # batches, timesteps and noise: on the CPU
+    device = pick_device(cfg.device)
+
+    # 2 data
+    autoencoder = load_autoencoder(cfg.autoencoder, device)
+    teacher, made = load_teacher(cfg.teacher, device)
+    cfg = replace(cfg, **{k: made[k] for k in ("channels", "frames", "context")})
+    clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
+    videos = tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1)
+    held_out, reader = Clips(videos, autoencoder, cfg.frames, device), None
+    if cfg.metrics and len(videos.motion):
+        reader, motion = metrics.load_metrics(cfg.metrics, device)["reader"], np.stack([videos.motion[a:a + cfg.frames] for a in videos.starts[:-1]])
+
+    # 3 networks
+    fake = deepcopy(teacher).train().requires_grad_(True)
+    student = (deepcopy(teacher) if cfg.init == "teacher" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)).train().requires_grad_(True)
+    ema = deepcopy(student).eval().requires_grad_(False)
+    taus = trailing_timesteps(cfg.target_steps)[:-1]
+
+    # 4 optimisers
+    optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    fake_optimiser = torch.optim.AdamW(fake.parameters(), lr=cfg.fake_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+
+    # 5 resume
+    parts = dict(student=student, fake=fake, ema=ema, optimiser=optimiser, fake_optimiser=fake_optimiser)
+    first = resume_training(cfg, "stage1", generator, **parts) if resume else 0
+    log, sums = Log(cfg.out, cfg, device, resume), []
+
+    def draw():
+        """A batch, the student's answer to it after k of its steps (k drawn), and t (B,), ε to noise that answer with."""
+        real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
+        noise = lambda: torch.randn(real.shape, generator=generator).to(device)
+        k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
+        if cfg.simulate == "backward":
+            x0_hat = rollout(student, cond, noise, taus[:k], cfg.renoise)
+        else:                                                                 # ablation: inputs that sampling never meets
+            t = torch.full((cfg.batch,), taus[k - 1], device=device)
+            xt = add_noise(real, noise(), t)
+            x0_hat = hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
+        return cond, x0_hat, torch.rand(cfg.batch, generator=generator).to(device), noise()
+
+    def update(step, network, opt, lr, loss):
+        """One optimiser step -> the gradient's norm."""
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0).item()
+        check_finite(step, loss=loss.item(), gradient=norm)
+        opt.param_groups[0]["lr"] = lr * min(1, (step + 1) / max(1, cfg.warmup))
+        opt.step()
+        return norm
+
+    # 6 loop
+    for step in range(first, cfg.steps):
+        fake_losses = []
+        for _ in range(cfg.fake_updates):                                     # fake score: catches up with the student
+            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
+                with torch.no_grad():
+                    cond, x0_hat, u, eps = draw()
+                loss = fake_loss(fake, x0_hat, cond, T * (1 - u), eps)
+            update(step, fake, fake_optimiser, cfg.fake_lr, loss)
+            fake_losses.append(loss.item())
+
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):   # student
+            cond, x0_hat, u, eps = draw()
+            with torch.no_grad():
+                t = T * (cfg.t_min + (cfg.t_max - cfg.t_min) * u)
+                xt = add_noise(x0_hat, eps, t)
+                x0_real = real_score(teacher, xt, t, cond, cfg.s_ref, cfg.s_audio)
+                g = dmd_gradient(x0_from_v(xt, fake(xt, t, cond), t), x0_real, x0_hat, cond.mask)
+        loss = dmd_loss(x0_hat, g, cond.mask)
+        norm = update(step, student, optimiser, cfg.lr, loss)
+        update_ema(ema, student, step, cfg.ema)                               # ema
+        sums.append([g.abs().mean().item(), np.mean(fake_losses) if fake_losses else math.nan, x0_hat.mean().item(), x0_hat.std().item(), norm])
+
+        if (step + 1) % cfg.log_every == 0:                                   # log
+            log(step + 1, **dict(zip(("g", "fake_loss", "latent_mean", "latent_std", "gradient"), map(float, np.mean(sums, 0)))))
+            sums = []
+        if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:       # sample
+            sampler = lambda cond, noise: few_step_sample(ema, cond, noise, cfg.target_steps)
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler], held_out, autoencoder)
+            if reader:
+                log(step + 1, **look(ema, cfg.target_steps, held_out, autoencoder, reader, motion))
+        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:         # save
+            save_training(cfg, "stage1", step + 1, generator, **parts)
+    return ema
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        train(*parse(Config, __doc__, SMOKE))

@@ -1,0 +1,303 @@
+import math
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import autoencoder
+import common
+import distill_stage1 as stage1
+import teacher
+import tiny_data
+from distill_stage1 import dmd_gradient, dmd_loss, fake_loss, few_step_sample, hold_context, real_score, rollout
+from teacher import T, Cond, UNet, add_noise, alpha_sigma, ddim_sample, trailing_timesteps, v_loss, x0_from_v
+
+torch.manual_seed(0)
+SHAPE = (2, 16, 16, 8, 8)
+TAUS = trailing_timesteps(4)[:-1]
+
+
+def condition(batch=2, given=0, seed=0, frames=16):
+    g = torch.Generator().manual_seed(seed)
+    mask = (torch.arange(frames) < given).float().expand(batch, frames)
+    return Cond(torch.randn(batch, 16, 8, 8, generator=g), torch.randn(batch, frames, 20, 64, generator=g),
+                torch.randn(batch, frames, 16, 8, 8, generator=g) * mask[:, :, None, None, None], mask.clone())
+
+
+def small_unet(seed=0):
+    """A UNet of 16 channels whose zero-initialised layers are filled, so that gradients reach everything."""
+    torch.manual_seed(seed)
+    model = UNet(16)
+    for p in model.parameters():
+        if p.abs().max() == 0:
+            nn.init.normal_(p, std=0.1)
+    return model
+
+
+class Gaussian(nn.Module):
+    """The exact v̂ for data N(m, c²), m and log c learnable: E[x0 | x_t] = m + α c² (x_t − α m) / (α² c² + σ²)."""
+
+    def __init__(self, m, c):
+        super().__init__()
+        self.m, self.log_c = nn.Parameter(torch.tensor(float(m))), nn.Parameter(torch.tensor(float(c)).log())
+
+    def forward(self, xt, t, cond):
+        a, s = alpha_sigma(t)
+        c2 = (2 * self.log_c).exp()
+        x0 = self.m + a * c2 * (xt - a * self.m) / (a ** 2 * c2 + s ** 2)
+        return (a * xt - x0) / s.clamp_min(1e-6)
+
+
+class OneStep(nn.Module):
+    """A one-step generator x̂0 = m + c ε, as a v-prediction at t = T, where x̂0 = −v."""
+
+    def __init__(self, m, c):
+        super().__init__()
+        self.m, self.c = nn.Parameter(torch.tensor(float(m))), nn.Parameter(torch.tensor(float(c)))
+
+    def forward(self, xt, t, cond):
+        return -(self.m + self.c * xt)
+
+
+# ---- the distribution matching gradient and its surrogate
+
+def test_gradient_of_the_surrogate_is_g():
+    x0_hat, g = torch.randn(SHAPE, dtype=torch.float64, requires_grad=True), torch.randn(SHAPE, dtype=torch.float64)
+    dmd_loss(x0_hat, g, torch.zeros(2, 16)).backward()
+    assert_close(x0_hat.grad * g.numel(), g, rtol=1e-9, atol=1e-12)
+
+
+def test_surrogate_leaves_context_frames_alone():
+    x0_hat, mask = torch.randn(SHAPE, requires_grad=True), condition(given=4).mask
+    dmd_loss(x0_hat, torch.ones(SHAPE), mask).backward()
+    assert not x0_hat.grad[:, :4].any() and (x0_hat.grad[:, 4:] > 0).all()
+
+
+def test_dmd_gradient_vanishes_when_fake_equals_real():
+    x = torch.randn(SHAPE)
+    assert not dmd_gradient(x, x, torch.randn(SHAPE), torch.zeros(2, 16)).any()
+
+
+def test_dmd_gradient_points_from_real_to_fake_so_that_descent_goes_to_real():
+    real, fake, x0_hat = torch.zeros(SHAPE), torch.ones(SHAPE), torch.full(SHAPE, 2.0)
+    g = dmd_gradient(fake, real, x0_hat, torch.zeros(2, 16))
+    assert_close(g, torch.full(SHAPE, 0.5))                                  # (1 − 0) / mean |2 − 0|
+
+
+def test_dmd_gradient_is_normalised_for_each_clip_and_over_its_free_frames():
+    real, fake, x0_hat = torch.zeros(SHAPE), torch.ones(SHAPE), torch.ones(SHAPE)
+    x0_hat[1] = 10
+    x0_hat[:, :4] = 1e6                                                      # context places: must not count
+    g = dmd_gradient(fake, real, x0_hat, condition(given=4).mask)
+    assert not g[:, :4].any()
+    assert_close(g[0, 4:], torch.full_like(g[0, 4:], 1.0))
+    assert_close(g[1, 4:], torch.full_like(g[1, 4:], 0.1))
+
+
+def test_dmd_gradient_is_finite_when_real_equals_the_sample_and_carries_no_gradient():
+    x = torch.randn(SHAPE, requires_grad=True)
+    g = dmd_gradient(x + 1e-3, x, x, torch.zeros(2, 16))
+    assert g.isfinite().all() and not g.requires_grad
+
+
+def test_scores_agree_with_v_and_nothing_divides():
+    """x0_fake − x0_real = −σ (v_fake − v_real): finite at every t."""
+    xt, v1, v2, t = torch.randn(SHAPE), torch.randn(SHAPE), torch.randn(SHAPE), torch.tensor([20.0, 1000.0])
+    assert_close(x0_from_v(xt, v1, t) - x0_from_v(xt, v2, t), -alpha_sigma(t)[1] * (v1 - v2), rtol=1e-4, atol=1e-5)
+
+
+def test_real_score_of_the_exact_denoiser_is_the_posterior_mean():
+    xt, t = torch.randn(2, 16, 16, 8, 8), torch.tensor([300.0, 800.0])
+    a, s = alpha_sigma(t)
+    with torch.no_grad():
+        assert_close(real_score(Gaussian(0.7, 0.5), xt, t, condition(), 1, 1), 0.7 + a * 0.25 * (xt - a * 0.7) / (a ** 2 * 0.25 + s ** 2), rtol=1e-4, atol=1e-4)
+
+
+def test_fake_loss_is_the_x0_error_over_sigma_squared():
+    x0, eps, t, c = torch.randn(SHAPE), torch.randn(SHAPE), torch.tensor([200.0, 700.0]), condition(given=4)
+    fake = Gaussian(0.1, 1.3)
+    x0_fake = x0_from_v(xt := add_noise(x0, eps, t), fake(xt, t, c), t)
+    weighted = (x0 - x0_fake) / alpha_sigma(t)[1]
+    assert_close(fake_loss(fake, x0, c, t, eps), v_loss(weighted, torch.zeros_like(weighted), c.mask), rtol=1e-4, atol=1e-5)
+
+
+def test_a_gaussian_student_moves_to_its_teachers_mean_and_variance():
+    """The whole loop with two networks: student N(−1, 1.5²) -> teacher N(0.7, 0.5²)."""
+    torch.manual_seed(0)
+    real, fake, student, shape = Gaussian(0.7, 0.5), Gaussian(-1, 1.5), OneStep(-1, 1.5), (256, 1, 1, 1, 1)
+    cond = Cond(torch.zeros(256, 1, 1, 1), torch.zeros(256, 1, 1, 1), torch.zeros(shape), torch.zeros(256, 1))
+    opt, fake_opt = torch.optim.Adam(student.parameters(), 0.01), torch.optim.Adam(fake.parameters(), 0.05)
+    noise, tail = lambda: torch.randn(shape), []
+    for i in range(600):
+        for _ in range(4):
+            with torch.no_grad():
+                x0_hat = rollout(student, cond, noise, [T])
+            fake_opt.zero_grad()
+            fake_loss(fake, x0_hat, cond, 20 + 960 * torch.rand(256), noise()).backward()
+            fake_opt.step()
+        x0_hat, t = rollout(student, cond, noise, [T]), 20 + 960 * torch.rand(256)
+        with torch.no_grad():
+            xt = add_noise(x0_hat, noise(), t)
+            g = dmd_gradient(x0_from_v(xt, fake(xt, t, cond), t), real_score(real, xt, t, cond, 1, 1), x0_hat, cond.mask)
+        opt.zero_grad()
+        dmd_loss(x0_hat, g, cond.mask).backward()
+        opt.step()
+        if i >= 500:
+            tail.append([student.m.item(), abs(student.c.item())])
+    mean, spread = torch.tensor(tail).mean(0)
+    assert abs(mean - 0.7) < 0.05 and abs(spread - 0.5) < 0.05
+
+
+# ---- who gets gradient
+
+def test_teacher_and_fake_get_no_gradient_in_the_students_step_and_the_student_none_in_the_fakes():
+    (real, fake, student), c = (small_unet(i) for i in range(3)), condition()
+    noise, t = lambda: torch.randn(SHAPE), torch.tensor([300.0, 700.0])
+    x0_hat = rollout(student, c, noise, TAUS[:2])
+    xt = add_noise(x0_hat, noise(), t)
+    g = dmd_gradient(x0_from_v(xt, fake(xt, t, c), t), real_score(real, xt, t, c, 1.5, 2), x0_hat, c.mask)
+    dmd_loss(x0_hat, g, c.mask).backward()
+    assert all(p.grad is None for m in (real, fake) for p in m.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in student.parameters())
+    student.zero_grad()
+    fake_loss(fake, rollout(student, c, noise, TAUS), c, t, noise()).backward()
+    assert all(p.grad is None for p in student.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in fake.parameters())
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_rollout_calls_the_network_k_times_and_only_the_last_call_carries_gradient(k):
+    calls = []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4))
+
+        def forward(self, xt, t, cond):
+            assert not xt.requires_grad
+            calls.append(t)
+            return 2 * xt * self.weight[len(calls) - 1]
+
+    spy, draws = Spy(), []
+    noise = lambda: draws.append(1) or torch.randn(SHAPE)
+    rollout(spy, condition(), noise, TAUS[:k]).square().sum().backward()
+    assert [t.tolist() for t in calls] == [[tau] * 2 for tau in TAUS[:k]]
+    assert [bool(g) for g in spy.weight.grad] == [i == k - 1 for i in range(4)]
+    assert len(draws) == k                                                   # one to start, one between each two steps
+
+
+# ---- the sampler
+
+def test_rollout_without_fresh_noise_is_ddim():
+    model, c, eps = small_unet().eval(), condition(given=4), torch.randn(SHAPE)
+    with torch.no_grad():
+        ours = rollout(model, c, lambda: eps, TAUS, renoise="ddim")
+    assert_close(ours, ddim_sample(model, c, eps, 4, 1, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_few_steps_with_an_exact_posterior_sampler_keep_the_distribution():
+    """A student that answers with samples of p(x0 | x_t), not their mean, is what re-noising with fresh ε wants."""
+    class Posterior(Gaussian):
+        def forward(self, xt, t, cond):
+            a, s = alpha_sigma(t)
+            mean = x0_from_v(xt, super().forward(xt, t, cond), t)
+            x0 = mean + 0.5 * s / (a ** 2 * 0.25 + s ** 2).sqrt() * torch.randn_like(xt)
+            return (a * xt - x0) / s
+    x = few_step_sample(Posterior(0.7, 0.5).requires_grad_(False), condition(), lambda: torch.randn(SHAPE), 4)
+    assert abs(x.mean() - 0.7) < 0.02 and abs(x.std() - 0.5) < 0.02
+
+
+def test_context_places_hold_the_noised_truth_and_are_returned_as_given():
+    c, seen = condition(given=4), []
+
+    class Spy(nn.Module):
+        def forward(self, xt, t, cond):
+            seen.append(xt)
+            return torch.randn_like(xt)
+    draws = [torch.randn(SHAPE) for _ in range(4)]
+    out = rollout(Spy(), c, iter(draws).__next__, TAUS)
+    for xt, tau, eps in zip(seen, TAUS, draws):
+        assert_close(xt[:, :4], add_noise(c.context, eps, torch.full((2,), tau))[:, :4])
+    assert_close(out[:, :4], c.context[:, :4], rtol=0, atol=0)
+
+
+def test_rollout_takes_a_timestep_for_each_clip():
+    x, model = torch.randn(SHAPE), small_unet().eval()
+    with torch.no_grad():
+        both = rollout(model, condition(), lambda: x, [T, torch.tensor([300.0, 600.0])])
+        alone = rollout(model, condition(), lambda: x, [T, 600.0])
+    assert_close(both[1], alone[1], rtol=1e-4, atol=1e-4)
+
+
+def test_hold_context_changes_only_the_given_places():
+    x, c = torch.randn(SHAPE), condition(given=4)
+    assert_close(hold_context(x, c)[:, 4:], x[:, 4:], rtol=0, atol=0)
+    assert_close(hold_context(x, c)[:, :4], c.context[:, :4], rtol=0, atol=0)
+
+
+# ---- training
+
+SMALL = dict(data="data", videos=3, autoencoder="ae.pt", teacher="teacher.pt", metrics="", steps=4, batch=2, warmup=1, fake_updates=2, log_every=1,
+             save_every=2, sample_every=9)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with an untrained autoencoder, an untrained teacher and a small data set."""
+    path = tmp_path_factory.mktemp("stage1")
+    torch.manual_seed(0)
+    common.save_checkpoint(path / "ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
+    common.save_checkpoint(path / "teacher.pt", kind="teacher", config=dict(channels=16, frames=16, context=4), model=small_unet().state_dict())
+    tiny_data.load(path / "data", "train", 3)
+    return path
+
+
+@pytest.fixture()
+def workplace(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def test_resume_equals_no_interruption(workplace, monkeypatch):
+    whole = stage1.train(stage1.Config(**SMALL, out="a", weights="a.pt"))
+    calls, real = iter(range(99)), stage1.update_ema
+
+    def stop_after_two(*args):
+        real(*args)
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+    monkeypatch.setattr(stage1, "update_ema", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        stage1.train(stage1.Config(**SMALL, out="b", weights="b.pt"))
+    monkeypatch.setattr(stage1, "update_ema", real)
+    resumed = stage1.train(stage1.Config(**SMALL, out="b", weights="b.pt"), resume=True)
+    for a, b in zip(whole.parameters(), resumed.parameters()):
+        assert_close(a, b, rtol=0, atol=0)
+    model, _ = stage1.load_stage1("b.pt")
+    assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE)).sum())
+    assert any((a != b).any() for a, b in zip(whole.parameters(), teacher.load_teacher("teacher.pt")[0].parameters()))
+
+
+@pytest.mark.parametrize("flag", [dict(target_steps=1), dict(s_ref=1.0, s_audio=1.0), dict(simulate="data"), dict(renoise="ddim"), dict(init="random"),
+                                  dict(fake_updates=0)])
+def test_every_ablation_runs_and_changes_the_result(workplace, flag):
+    base = replace(stage1.Config(**SMALL, out="a", weights="a.pt"), steps=2)
+    first, other = stage1.train(base), stage1.train(replace(base, **flag))
+    assert any((a != b).any() for a, b in zip(first.parameters(), other.parameters()))
+
+
+def test_the_student_starts_as_the_teacher_and_random_is_random(workplace):
+    still = replace(stage1.Config(**SMALL, out="a", weights="a.pt"), steps=1, lr=0.0)
+    t = teacher.load_teacher("teacher.pt")[0]
+    for start, same in (("teacher", True), ("random", False)):
+        ema = stage1.train(replace(still, init=start))
+        assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), t.parameters())) == same
+
+
+@pytest.mark.parametrize("flag, message", [(dict(simulate="real"), "--simulate must be"), (dict(t_min=0.9, t_max=0.1), "t-min"), (dict(target_steps=0), "target-steps")])
+def test_a_wrong_switch_is_named(workplace, flag, message):
+    with pytest.raises(ValueError, match=message):
+        stage1.train(replace(stage1.Config(**SMALL), **flag))
