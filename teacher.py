@@ -36,7 +36,7 @@ class Config:
     out: str = "out/teacher"     # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/teacher.pt"  # where the trained network goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    steps: int = 9500            # optimiser steps
+    steps: int = 8000            # optimiser steps
     batch: int = 8               # clips per step
     frames: int = 16             # frames per clip
     context: int = 4             # frames of a clip that may be given from the previous chunk
