@@ -1,51 +1,23 @@
-"""What judges the videos: three small networks, trained on the toy training split only, and the measures built on them.
+"""What judges the videos: the measures, and three small networks that look and listen (train_metrics.py trains them).
 
-    Reader     frame -> jaw, width, rounding, head x, y, roll, blink        L = ‖m̂ − m‖², m standardised
+    Reader     frame -> jaw, width, rounding, head x, y, roll, blink
     Features   frame, 16-frame clip -> 64 numbers each, for FID-toy and FVD-toy; and an identity embedding
-    Sync       5 frames, 0.2 s of sound -> embeddings v_k, a_k              L = InfoNCE over −‖v_k − a_j‖²
+    Sync       5 frames, 0.2 s of sound -> embeddings v_k, a_k
     Fréchet    ‖μ1 − μ2‖² + tr(Σ1 + Σ2 − 2 (Σ1 Σ2)^½)
     Sync-D     min over |o| <= 15 of  mean_k ‖v_k − a_{k+o}‖,     Sync-C = median − min
 
-    python metrics.py --bf16                 9 minutes on one CPU core (AVX-512, AMX; torch 2.13.0)
-    python metrics.py --only sync            trains one of them again, keeps the others
-Writes checkpoints/metrics.pt (float16) and out/metrics/log.jsonl. Shapes: N frames, V videos, F frames of a video, D features.
+Shapes: N frames, V videos, F frames of a video, D features.
 """
-import math
-import os
-from dataclasses import asdict, dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import tiny_data
-from audio_features import FPS, N_MELS, WINDOW, audio_windows
+from audio_features import FPS, N_MELS, WINDOW
 from autoencoder import to_pixels
-from common import Log, check_finite, half, load_checkpoint, one_line_errors, parse, pick_device, save_checkpoint
+from common import load_checkpoint
 from tiny_data.faces import MOTION
 
-
-@dataclass
-class Config:
-    data: str = "data/tiny"      # toy set (built if missing), or a folder of video clips: then without the reader
-    videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
-    out: str = "out/metrics"     # the log
-    weights: str = "checkpoints/metrics.pt"  # where the trained networks go
-    only: str = ""               # train just this one (reader, features, sync); the others must be in --weights
-    steps_reader: int = 3000     # optimiser steps
-    steps_features: int = 1500   # the same number again, much cheaper, for the clip features
-    steps_sync: int = 1200
-    batch: int = 64              # frames per step (reader, features)
-    lr: float = 2e-3             # peak learning rate (AdamW, short warm-up, cosine decay to zero)
-    log_every: int = 100         # steps
-    seed: int = 0
-    device: str = "auto"         # auto = cuda if there is one, else cpu
-    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
-
-
-SMOKE = dict(videos=4, steps_reader=4, steps_features=4, steps_sync=4, batch=8, log_every=2, data="data/smoke", out="out/smoke/metrics",
-             weights="out/smoke/metrics.pt")
 READ = MOTION[:7]                # what the reader reads
 CLIP = 16                        # frames of an FVD clip
 MAX_OFFSET = 15                  # frames, of Sync-C and Sync-D
@@ -247,124 +219,12 @@ def load_metrics(path="checkpoints/metrics.pt", device="cpu"):
     return nets
 
 
-# ---------------------------------------------------------------- training
+# ---------------------------------------------------------------- on many frames
 
 def blurred(x, amount):
     """x moved by amount (N,) in [0, 1] towards its 5 x 5 box blur."""
     box = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5, 1)
     return torch.lerp(x, box, amount[:, None, None, None])
-
-
-def tint(x, generator, strength):
-    """A colour gain and offset per frame and channel: another camera."""
-    gain, offset = strength * torch.randn(2, len(x), 3, 1, 1, generator=generator).to(x.device)
-    return x * (1 + gain) + offset
-
-
-def batch_reader(data, motion, size, generator, device):
-    """Frames a little blurred, noisy and tinted (as decoders leave them), half of them mirrored -> x, motion (N, 7)."""
-    i = torch.randint(len(data.frames), (size,), generator=generator).numpy()
-    x, m, u = to_pixels(data.frames[i], device), motion[i].clone(), torch.rand(4, size, generator=generator).to(device)
-    x = tint(blurred(x, 0.5 * u[0] * (u[1] < 0.5)), generator, 0.05)
-    x = x + 0.05 * u[2, :, None, None, None] * torch.randn(x.shape, generator=generator).to(device)
-    flip = u[3] < 0.5
-    m[:, [3, 5]] = torch.where(flip[:, None], -m[:, [3, 5]], m[:, [3, 5]])                  # x and roll change sign
-    return torch.where(flip[:, None, None, None], x.flip(3), x), m
-
-
-def batch_features(data, size, generator, device):
-    """Two frames each of size / 2 videos, half of the frames damaged -> x, rows of data.frames, damage (N, 3)."""
-    def draw(high, n):
-        return (torch.rand(n, generator=generator).numpy() * high).astype(int)
-    video = draw(len(data.starts) - 1, size // 2).repeat(2)
-    i, j = (data.starts[video] + draw(np.diff(data.starts)[video], len(video)) for _ in range(2))
-    damage = torch.rand(len(i), 3, generator=generator) * (torch.rand(len(i), 3, generator=generator) < 0.35)
-    blur, noise, ghost = damage.to(device).T
-    x = torch.lerp(to_pixels(data.frames[i], device), to_pixels(data.frames[j], device), 0.5 * ghost[:, None, None, None])
-    x = blurred(x, blur) + 0.15 * noise[:, None, None, None] * torch.randn(x.shape, generator=generator).to(device)
-    return x, i, damage.to(device)
-
-
-def info_nce(scores):
-    """Symmetric cross-entropy: row i of a square table of scores belongs to column i, among all columns; and the reverse."""
-    own = torch.arange(len(scores), device=scores.device)
-    return 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own))
-
-
-def frame_loss(net, x, motion, damage):
-    """Σ of: motion, damage, and who it is. InfoNCE over cosines / 0.1; frames 2i and 2i + 1 show one person."""
-    h = F.silu(net.trunk(x))
-    who = F.normalize(net.who(h).float(), dim=-1)
-    loss = info_nce(who[::2] @ who[1::2].T / 0.1) + (net.damage(h).float() - damage).pow(2).mean() * 10
-    clean = damage.sum(1) == 0
-    return loss + (net.motion(h).float() - motion)[clean].pow(2).mean() if len(motion) and clean.any() else loss
-
-
-def disordered(clip, kind, generator, damaged):
-    """(n, D) features of 2 CLIP neighbouring frames -> (CLIP, D) with the disorder of that kind (index into DISORDER)."""
-    k, name = torch.arange(CLIP), DISORDER[kind]
-    stop = int(torch.randint(CLIP - 4, (), generator=generator))
-    order = {"frozen": k.clamp(max=stop), "shuffled": torch.randperm(CLIP, generator=generator), "stutter": k // 2 * 2, "fast": 2 * k}.get(name, k)
-    if name == "flicker":                                                   # every frame perfect or damaged at random
-        pick = torch.rand(CLIP, 1, generator=generator).to(clip.device) < 0.5
-        return torch.where(pick, clip[k], damaged[k])
-    return clip[order]
-
-
-def clip_batch(clean, damaged, starts, size, generator):
-    """`size` clips, each with a random disorder -> (size, CLIP, D + 11) of features and motion, kind (size,)."""
-    kind, clips = torch.randint(len(DISORDER), (size,), generator=generator), []
-    for k in kind:
-        video = int(torch.randint(len(starts) - 1, (), generator=generator))
-        first = int(starts[video]) + int(torch.randint(int(starts[video + 1] - starts[video]) - 2 * CLIP + 1, (), generator=generator))
-        clips.append(disordered(clean[first:first + 2 * CLIP], k, generator, damaged[first:first + 2 * CLIP]))
-    return torch.stack(clips), kind
-
-
-def speed_of(motion):
-    """(B, CLIP, 11) standardised -> (B, 22): standard deviation over time and mean |step| of each parameter."""
-    return torch.cat([motion.std(1), motion.diff(dim=1).abs().mean(1)], 1)
-
-
-def sync_batch(data, windows, generator, device, videos=12, length=28):
-    """Pieces of different videos, tinted, mirrored or not, the crop moved by up to 2 pixels, sound up to 3 dB softer or louder."""
-    frames, sound = [], []
-    for video in torch.randperm(len(windows), generator=generator)[:videos]:
-        n = int(data.starts[video + 1] - data.starts[video])
-        k = int(torch.randint(max(1, n - length + 1), (), generator=generator))
-        x = to_pixels(data.frames[data.starts[video] + k:data.starts[video] + min(n, k + length)], device)
-        dx, dy, flip = (int(torch.randint(r, (), generator=generator)) for r in (5, 5, 2))
-        x = x.roll((dx - 2, dy - 2), (3, 2))
-        frames.append(tint(x.flip(3) if flip else x, generator, 0.05))
-        sound.append(torch.from_numpy(windows[video][k:k + length].copy()).to(device) + 0.075 * float(torch.randn((), generator=generator)))
-    return torch.stack(frames), torch.stack(sound)
-
-
-def sync_loss(v, a):
-    """InfoNCE over −‖v_k − a_j‖²: all windows of a batch compete, those of the same video a few frames off as well.
-
-    v, a (V, K, D). Chung & Zisserman's margin loss sees one wrong offset at a time; this sees all, and learns faster.
-    """
-    v, a = v.flatten(0, 1), a.flatten(0, 1)
-    return info_nce(-(v[:, None] - a[None]).pow(2).sum(-1))                # not 2 v aᵀ − ‖v‖² − ‖a‖²: under --bf16 that cancels to noise
-
-
-def fit(name, parameters, steps, loss_of, cfg, log, device):
-    """Minimise loss_of() by AdamW: warm-up of 50 steps, cosine decay to zero."""
-    parameters = list(parameters)
-    optimiser, seen = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01), []
-    for step in range(steps):
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-            loss = loss_of()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        check_finite(step, **{name: loss.item(), "gradient": norm.item()})
-        optimiser.step()
-        seen.append(loss.item())
-        if (step + 1) % cfg.log_every == 0:
-            log(step + 1, **{name: float(np.mean(seen[-cfg.log_every:]))}, gradient=norm.item(), lr=optimiser.param_groups[0]["lr"])
 
 
 @torch.no_grad()
@@ -376,103 +236,3 @@ def over(net, frames, device, edit=lambda x: x, size=256):
 def r_squared(read, true):
     """1 − residual / variance, per column. (N, P), (N, P) -> (P,)"""
     return 1 - (read - true).pow(2).mean(0) / true.var(0, unbiased=False)
-
-
-def train(cfg, resume=False):
-    # 1 seed and device
-    torch.manual_seed(cfg.seed)
-    generator = torch.Generator().manual_seed(cfg.seed)
-    device = pick_device(cfg.device)
-    if cfg.only and cfg.only not in NETWORKS:
-        raise ValueError(f"--only {cfg.only}: choose one of {', '.join(NETWORKS)}")
-
-    # 2 data
-    data, held_out = tiny_data.load(cfg.data, "train", cfg.videos), tiny_data.load(cfg.data, "val", cfg.videos)
-    motion, truth = (torch.from_numpy(np.array(d.motion)).to(device) for d in (data, held_out))
-    mean, std = (motion.mean(0), motion.std(0)) if len(motion) else (0, 1)
-    standard = (motion - mean) / std
-
-    # 3 networks; 4 optimisers are made in fit(); 5 resume: networks that are already in the file are kept
-    nets = {name: net().to(device, memory_format=torch.channels_last) for name, net in NETWORKS.items() if len(motion) or name != "reader"}
-    saved = {"kind": "metrics", "config": asdict(cfg)}
-    if resume or cfg.only and os.path.exists(cfg.weights):
-        saved = {**load_checkpoint(cfg.weights, "metrics"), "config": asdict(cfg)}
-    todo = [cfg.only] if cfg.only else [n for n in nets if n not in saved]
-    log = Log(cfg.out, cfg, device, resume or bool(cfg.only))
-    print(", ".join(f"{n} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters" for n, net in nets.items()) + f", {device}")
-
-    # 6 loop
-    for name in todo:
-        net = nets[name]
-        if name == "reader":
-            net.mean.copy_(mean[:7]), net.std.copy_(std[:7])
-
-            def loss_of():
-                x, m = batch_reader(data, standard_read, cfg.batch, generator, device)
-                return (net.standard(x) - m).pow(2).mean()
-            # mirrored labels change sign about 0, so x and roll are standardised without their (tiny) mean
-            net.mean[[3, 5]] = 0
-            standard_read = (motion[:, :7] - net.mean) / net.std
-            fit(name, net.parameters(), cfg.steps_reader, loss_of, cfg, log, device)
-            r2 = r_squared(over(net, held_out.frames, device), truth[:, :7])
-            log(cfg.steps_reader, **{f"r2_{n}": float(r) for n, r in zip(READ, r2)})
-
-        if name == "features":
-            def loss_of():
-                x, rows, damage = batch_features(data, cfg.batch, generator, device)
-                return frame_loss(net, x, standard[rows], damage)
-            fit("frames", net.parameters(), cfg.steps_features, loss_of, cfg, log, device)
-            net.requires_grad_(False)
-            clean = over(net.trunk, data.frames, device)
-            net.frame_mean.copy_(clean.mean(0)), net.frame_std.copy_(clean.std(0))
-            harm = lambda x: blurred(x, torch.rand(len(x), generator=generator).to(device)) + 0.05 * torch.randn(x.shape, generator=generator).to(device)
-            extra = standard if len(standard) else torch.zeros(len(clean), len(MOTION), device=device)
-            clean, damaged = (torch.cat([f, extra], 1) for f in ((clean - net.frame_mean) / net.frame_std, over(net.frames, data.frames, device, harm)))
-            for part in (net.over_time, net.clip_out, net.speed, net.disorder):
-                part.requires_grad_(True)
-
-            def loss_of():
-                clips, kind = clip_batch(clean, damaged, data.starts, cfg.batch, generator)
-                h = net.clip_raw(clips[..., :-len(MOTION)])
-                loss = F.cross_entropy(net.disorder(F.silu(h)).float(), kind.to(device))
-                return loss + (net.speed(F.silu(h)).float() - speed_of(clips[..., -len(MOTION):])).pow(2).mean() if len(motion) else loss
-            fit("clips", [p for p in net.parameters() if p.requires_grad], cfg.steps_features, loss_of, cfg, log, device)
-            raw = torch.cat([net.clip_raw(clean[None, i:i + CLIP, :-len(MOTION)]).detach() for i in range(0, len(clean) - CLIP, CLIP)])
-            net.clip_mean.copy_(raw.mean(0)), net.clip_std.copy_(raw.std(0))
-            log(cfg.steps_features, **judge_features(net, held_out, (truth - mean) / std, device))
-
-        if name == "sync":
-            windows = [data.windows(i) for i in range(len(data.starts) - 1)]
-            fit(name, net.parameters(), cfg.steps_sync, lambda: sync_loss(*net(*sync_batch(data, windows, generator, device))), cfg, log, device)
-            log(cfg.steps_sync, **judge_sync(net, held_out, device))
-
-        saved[name] = half(net.state_dict())                                                            # save
-        save_checkpoint(cfg.weights, **saved)
-    return nets
-
-
-@torch.no_grad()
-def judge_features(net, data, truth, device):
-    """Held-out: how well the features know the motion, and whether a frame's nearest of one other frame per person is its own."""
-    f = over(net.frames, data.frames, device)
-    who = net.identity(f)
-    first, last = who[data.starts[:-1]], who[data.starts[1:] - 1]
-    row = {"same_person": float((first @ last.T).argmax(1).eq(torch.arange(len(first), device=device)).float().mean())}
-    return row | ({"r2_motion": float(r_squared(net.motion(F.silu(f * net.frame_std + net.frame_mean)), truth).mean())} if len(truth) else {})
-
-
-@torch.no_grad()
-def judge_sync(net, data, device):
-    """Held-out videos with their own sound, with the next video's, and with their own 3 frames late."""
-    n = int(np.diff(data.starts).min())
-    x = torch.stack([to_pixels(data.frames[s:s + n], device) for s in data.starts[:-1]])
-    w = torch.stack([torch.from_numpy(audio_windows(data.mel[4 * s:4 * (s + n)].astype(np.float32)).copy()) for s in data.starts[:-1]]).to(device)
-    v, a = net(x, w)
-    (c, d, offset), (c_wrong, d_wrong, _) = sync_scores(v, a), sync_scores(v, a.roll(1, 0))
-    late = sync_scores(v[:, 3:], a[:, :-3])[2]
-    return dict(sync_c=c.mean(), sync_d=d.mean(), in_sync=(offset == 0).mean(), late_3=(late == 3).mean(), wrong_c=c_wrong.mean(), wrong_d=d_wrong.mean())
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        train(*parse(Config, __doc__, SMOKE))

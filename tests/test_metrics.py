@@ -7,6 +7,7 @@ import torch
 from scipy import linalg
 
 import metrics
+import train_metrics
 import tiny_data
 from audio_features import FPS, audio_windows
 from autoencoder import to_pixels
@@ -156,14 +157,14 @@ def test_sync_leaves_out_offsets_with_too_few_pairs():
 
 
 def test_info_nce_of_a_blind_network_is_the_log_of_the_batch():
-    assert float(metrics.info_nce(torch.zeros(7, 7))) == pytest.approx(math.log(7))
-    assert float(metrics.info_nce(100 * torch.eye(7))) == pytest.approx(0, abs=1e-6)
+    assert float(train_metrics.info_nce(torch.zeros(7, 7))) == pytest.approx(math.log(7))
+    assert float(train_metrics.info_nce(100 * torch.eye(7))) == pytest.approx(0, abs=1e-6)
 
 
 def test_sync_loss_scores_are_negative_squared_distances():
     v, a = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(2)), torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(3))
-    want = metrics.info_nce(-torch.cdist(v.flatten(0, 1), a.flatten(0, 1)).pow(2))
-    torch.testing.assert_close(metrics.sync_loss(v, a), want, rtol=1e-4, atol=1e-5)
+    want = train_metrics.info_nce(-torch.cdist(v.flatten(0, 1), a.flatten(0, 1)).pow(2))
+    torch.testing.assert_close(train_metrics.sync_loss(v, a), want, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- the shipped networks, on people and sentences they never saw
@@ -236,7 +237,7 @@ def test_identity_is_the_same_within_a_video_and_different_between_people(nets, 
 
 def test_disorder_is_what_its_name_says():
     clip = torch.arange(2 * metrics.CLIP).float()[:, None]
-    make = lambda name: metrics.disordered(clip, metrics.DISORDER.index(name), torch.Generator().manual_seed(0), -1 - clip)[:, 0]
+    make = lambda name: train_metrics.disordered(clip, metrics.DISORDER.index(name), torch.Generator().manual_seed(0), -1 - clip)[:, 0]
     assert make("none").tolist() == list(range(16)) and make("fast").tolist() == list(range(0, 32, 2))
     assert sorted(make("shuffled").tolist()) == list(range(16)) != make("shuffled").tolist()
     assert make("stutter").tolist() == [k // 2 * 2 for k in range(16)]
@@ -244,11 +245,11 @@ def test_disorder_is_what_its_name_says():
 
 
 def test_metrics_train_at_toy_size_and_keep_what_they_do_not_train(tmp_path):
-    small = {**metrics.SMOKE, "videos": 2, "data": str(tmp_path / "data"), "out": str(tmp_path), "weights": str(tmp_path / "m.pt"), "device": "cpu"}
-    metrics.train(metrics.Config(**small))
+    small = {**train_metrics.SMOKE, "videos": 2, "data": str(tmp_path / "data"), "out": str(tmp_path), "weights": str(tmp_path / "m.pt"), "device": "cpu"}
+    train_metrics.train(train_metrics.Config(**small))
     before = metrics.load_metrics(tmp_path / "m.pt")
     assert set(before) == {"reader", "features", "sync"}
-    metrics.train(metrics.Config(**small, only="sync", seed=1))
+    train_metrics.train(train_metrics.Config(**small, only="sync", seed=1))
     after = metrics.load_metrics(tmp_path / "m.pt")
     assert torch.equal(before["reader"].head.weight, after["reader"].head.weight)
     assert not torch.equal(before["sync"].join[0].weight, after["sync"].join[0].weight)
