@@ -34,6 +34,7 @@ import tiny_data
 from audio_features import FPS, FRAME, ROWS, audio_windows, load_audio, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
+from distill_stage1 import few_step_sample, load_stage1
 from teacher import S_AUDIO, S_REF, STEPS, Cond, Config, ddim_sample, load_teacher
 from tiny_data import faces
 
@@ -41,6 +42,7 @@ HERE = Path(__file__).resolve().parent
 CHUNK, CONTEXT = Config.frames, Config.context   # 16 frames that the network sees at once; 4 of these may be given by the chunk before
 MODELS = {  # name: its loader, sampler(model, cond, noise, **settings) -> x0, the sampler's settings; weights: checkpoints/<name>.pt
     "teacher": (load_teacher, lambda model, cond, noise, **k: ddim_sample(model, cond, noise(), **k), dict(steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO)),
+    "stage1": (load_stage1, few_step_sample, dict(steps=4)),
 }
 
 
@@ -231,7 +233,7 @@ def parse_args(argv):
     parser.add_argument("--model", choices=MODELS, default="teacher", help="which network speaks (default: teacher)")
     parser.add_argument("--weights", help="its checkpoint (default: the shipped one)")
     parser.add_argument("--autoencoder", default=str(HERE / "checkpoints/autoencoder.pt"), help="the autoencoder's checkpoint")
-    parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40)")
+    parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40, stage1 4)")
     parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help="of the portrait (default, teacher: 1.5)")
     parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help="of the sound (default, teacher: 2.0)")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
