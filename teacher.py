@@ -223,7 +223,8 @@ class UNet(nn.Module):
         self.norm, self.outlet = nn.GroupNorm(8, c), nn.Conv2d(c, latent, 3, padding=1)
         nn.init.zeros_(self.outlet.weight), nn.init.zeros_(self.outlet.bias)
 
-    def forward(self, xt, t, cond):
+    def encode(self, xt, t, cond):
+        """The first half -> the features of its levels [(B F, c, 8, 8), (B F, c, 8, 8), (B F, c, 4, 4)], emb (B F, D), tokens (B F, 5, D / 2)."""
         b, f, c, h, w = xt.shape
         if (cond.audio.shape, cond.ref.shape, cond.context.shape, cond.mask.shape) != ((b, f, WINDOW, N_MELS), (b, c, h, w), xt.shape, (b, f)):
             raise ValueError(f"x_t {tuple(xt.shape)} does not fit the condition: " + ", ".join(f"{k} {tuple(v.shape)}" for k, v in cond._asdict().items()))
@@ -237,12 +238,14 @@ class UNet(nn.Module):
         x = self.inlet(x.contiguous(memory_format=torch.channels_last))
         x1 = self.down1(x, emb, tokens, f)
         x2 = self.down2(x1, emb, tokens, f)
-        y = self.shrink(x2)
-        for block in (self.mid1, self.mid2):
-            y = block(y, emb, tokens, f)
-        y = self.up1(torch.cat([self.grow(y), x2], 1), emb, tokens, f)
-        y = self.up2(torch.cat([y, x1], 1), emb, tokens, f)
-        return self.outlet(F.silu(self.norm(y))).float().view(b, f, c, h, w)
+        y = self.mid2(self.mid1(self.shrink(x2), emb, tokens, f), emb, tokens, f)
+        return [x1, x2, y], emb, tokens
+
+    def forward(self, xt, t, cond):
+        (x1, x2, y), emb, tokens = self.encode(xt, t, cond)
+        y = self.up1(torch.cat([self.grow(y), x2], 1), emb, tokens, xt.shape[1])
+        y = self.up2(torch.cat([y, x1], 1), emb, tokens, xt.shape[1])
+        return self.outlet(F.silu(self.norm(y))).float().view(xt.shape)
 
 
 # ---------------------------------------------------------------- the sampler

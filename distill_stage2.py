@@ -1,0 +1,239 @@
+"""Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
+
+    x̂0 = the student's sampler with N steps, gradient only through the last            (N = 4, 3, 2, 1: the phases)
+    L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + penalties
+    L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
+    R(x) = λ mean (D(x) − D(x + σ n))²  on x0 (R1), x̂0 (R2) and x_ref (R3)              (gradient penalties by finite noise)
+
+x0, x̂0 and x_ref share the condition c; x_ref is the 4-step sample of the frozen stage-1 student, with whose weights D starts: it lies
+between the data and the N-step student, and keeps the game even. At the start of a phase the last timestep is drawn between the
+old phase's and the new one's, so that the last step learns to jump further and further.
+Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
+
+    python distill_stage2.py --bf16              60 minutes on two CPU cores (AVX-512, AMX; torch 2.13.0)
+    python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
+Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
+"""
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import metrics
+import tiny_data
+from autoencoder import load_autoencoder
+from common import Log, check_finite, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from distill_stage1 import few_step_sample, hold_context, load_stage1, look, rollout
+from teacher import T, Clips, UNet, contact_sheet, load_teacher
+
+
+@dataclass
+class Config:
+    data: str = "data/tiny"      # toy set (built if missing) or a folder of video clips
+    videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+    out: str = "out/stage2"      # log, contact sheets and the resumable checkpoint
+    weights: str = "checkpoints/stage2.pt"  # where the one-step student goes
+    autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
+    student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
+    metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
+    batch: int = 8               # clips per iteration
+    lr: float = 2e-5             # of the student (AdamW)
+    disc_lr: float = 4e-5        # of the discriminator
+    ema: float = 0.99            # decay of the student's moving average, which is what is shipped
+    log_every: int = 10          # iterations
+    save_every: int = 50         # iterations between checkpoints
+    sample_every: int = 100      # iterations between looks: lip-sync, spread, contact sheet
+    seed: int = 0
+    device: str = "auto"         # auto = cuda if there is one, else cpu
+    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
+    warm_disc: int = 100         # ablation: iterations of phase 4, in which only the discriminator learns
+    phase_steps: int = 300       # ablation: iterations of each of the phases 3 and 2
+    last_steps: int = 600        # ablation: iterations of phase 1
+    progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their iterations
+    curriculum: int = 150        # ablation: W, iterations at the start of a phase in which the last timestep is drawn; 0 = none
+    self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
+    gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
+    penalty: float = 100.0       # ablation: λ of the gradient penalties; 0 = none
+    sigma: float = 0.1           # ablation: σ of their noise; λ and σ together act like R1 with γ = 2 λ σ²
+    disc_init: str = "student"   # ablation: the discriminator starts as the student, or random
+    context_rate: float = 0.5    # ablation: share of the clips that carry context frames
+    channels: int = 0            # of the UNet, 0 = the student's
+    frames: int = 0              # of a clip, 0 = the student's
+    context: int = 0             # frames given from the previous chunk, 0 = the student's
+
+
+SMOKE = dict(videos=4, batch=2, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1, log_every=1, save_every=2, sample_every=5, data="data/smoke",
+             out="out/smoke/stage2", weights="out/smoke/stage2.pt", student="out/smoke/stage1.pt", autoencoder="out/smoke/autoencoder.pt", metrics="")
+
+
+# ---------------------------------------------------------------- the equations
+
+def phase_timesteps(n):
+    """τ^N = (T, (N−1) T / N, ..., T / N): the N timesteps of phase N. TurboTalk, stage 2."""
+    return [T * (n - i) / n for i in range(n)]
+
+
+def draw_last(n, i, warm, u):
+    """Progressive timestep sampling: the last timestep in iteration i (from 0) of phase N. TurboTalk, stage 2.
+
+    Between the old phase's last, T / (N+1), and the new one's, T / N: uniform, u in [0, 1), over a gap that opens linearly during
+    `warm` iterations, and T / N after them. u (B,) -> (B,) timesteps. Phase 4 begins with stage 1's own T / 4.
+    """
+    old, new = T / (n + 1), T / n
+    if i >= warm or n == 4:
+        return torch.full_like(u, new)
+    return old + u * (i + 1) / warm * (new - old)
+
+
+def disc_loss(kind, real, fake):
+    """What the discriminator minimises. D's values (B,), (B,) -> scalar. R3GAN, 2501.05441, eq. 2; hinge and vanilla for comparison."""
+    if kind == "relativistic":
+        return F.softplus(-(real - fake)).mean()                              # same condition: a pair, so only the order counts
+    if kind == "hinge":
+        return (F.relu(1 - real) + F.relu(1 + fake)).mean()
+    return (F.softplus(-real) + F.softplus(fake)).mean()
+
+
+def gen_loss(kind, real, fake):
+    """What the student minimises. D's values (B,), (B,) -> scalar."""
+    if kind == "relativistic":
+        return F.softplus(-(fake - real)).mean()
+    return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()      # vanilla: the non-saturating form
+
+
+def self_compare_loss(better, worse):
+    """softplus(−(D(better) − D(worse))), mean. D learns (x_ref, x̂0), the student the opposite order. TurboTalk, stage 2, self-compare."""
+    return F.softplus(-(better - worse)).mean()
+
+
+def penalty(disc, x, value, cond, sigma, n):
+    """mean (D(x) − D(x + σ n))²: how steep D is around x. Seaweed-APT, 2501.08316, section 3.3. value = D(x), gradient through both."""
+    return (value - disc(hold_context(x + sigma * n, cond), cond)).square().mean()
+
+
+# ---------------------------------------------------------------- the discriminator
+
+class Discriminator(nn.Module):
+    """x (B, F, C, H, W), Cond -> (B,): the first half of the few-step student with a head on each of its two levels.
+
+    It looks at clean clips, so t = 0. A value for every place of every frame, averaged over the free frames. The last layer is zero
+    and has no bias: the adversarial gradient grows from 0, and a bias would cancel in a relativistic loss.
+    """
+
+    def __init__(self, unet):
+        super().__init__()
+        self.unet, c = unet, unet.inlet.out_channels
+        del unet.grow, unet.up1, unet.up2, unet.norm, unet.outlet
+        self.heads = nn.ModuleList(nn.Sequential(nn.GroupNorm(8, c), nn.Conv2d(c, c, 1), nn.SiLU(), nn.Conv2d(c, 1, 1, bias=False)) for _ in range(2))
+        for head in self.heads:
+            nn.init.zeros_(head[-1].weight)
+
+    def forward(self, x, cond):
+        levels = self.unet.encode(x, torch.zeros(len(x), device=x.device), cond)[0][1:]         # (B F, c, 8, 8), (B F, c, 4, 4)
+        free = 1 - cond.mask
+        values = sum(head(h).float().mean((1, 2, 3)) for head, h in zip(self.heads, levels)).view_as(free)
+        return (values * free).sum(1) / free.sum(1)
+
+
+load_stage2 = partial(load_teacher, kind="stage2")
+
+
+# ---------------------------------------------------------------- training
+
+def train(cfg, resume=False):
+    for name, allowed in dict(gan=("relativistic", "hinge", "vanilla"), disc_init=("student", "random")).items():
+        if getattr(cfg, name) not in allowed:
+            raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
+
+    # 1 seed and device
+    torch.manual_seed(cfg.seed)
+    generator = torch.Generator().manual_seed(cfg.seed)                       # batches, timesteps and noise: on the CPU
+    device = pick_device(cfg.device)
+
+    # 2 data
+    autoencoder = load_autoencoder(cfg.autoencoder, device)
+    reference, made = load_stage1(cfg.student, device)
+    cfg = replace(cfg, **{k: made[k] for k in ("channels", "frames", "context")})
+    clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
+    videos = tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1)
+    held_out, reader = Clips(videos, autoencoder, cfg.frames, device), None
+    if cfg.metrics and len(videos.motion):
+        reader, motion = metrics.load_metrics(cfg.metrics, device)["reader"], np.stack([videos.motion[a:a + cfg.frames] for a in videos.starts[:-1]])
+
+    # 3 networks
+    student = deepcopy(reference).train().requires_grad_(True)
+    ema = deepcopy(reference)
+    disc = deepcopy(reference) if cfg.disc_init == "student" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)
+    disc = Discriminator(disc.train().requires_grad_(True)).to(device, memory_format=torch.channels_last)
+
+    # 4 optimisers
+    optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    disc_optimiser = torch.optim.AdamW(disc.parameters(), lr=cfg.disc_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+
+    # 5 resume
+    parts = dict(student=student, disc=disc, ema=ema, optimiser=optimiser, disc_optimiser=disc_optimiser)
+    first = resume_training(cfg, "stage2", generator, **parts) if resume else 0
+    log, sums = Log(cfg.out, cfg, device, resume), []
+    middle = [(3, cfg.phase_steps), (2, cfg.phase_steps)] if cfg.progressive else []
+    phases = [(4, cfg.warm_disc), *middle, (1, cfg.last_steps + (0 if cfg.progressive else 2 * cfg.phase_steps))]
+    plan = [(n, i) for n, length in phases for i in range(length)]            # iteration -> phase, iteration within it
+
+    def update(step, network, opt, loss):
+        """One optimiser step."""
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0).item()
+        check_finite(step, loss=loss.item(), gradient=norm)
+        opt.step()
+
+    # 6 loop
+    for step in range(first, len(plan)):
+        n, i = plan[step]
+        if i == 0 and step:                                                   # a new game: the old moments would jump
+            optimiser.state.clear(), disc_optimiser.state.clear()
+        real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
+        noise = lambda: torch.randn(real.shape, generator=generator).to(device)
+        last = draw_last(n, i, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
+            fake = rollout(student, cond, noise, [*phase_timesteps(n)[:-1], last])                # gradient through the last step
+            compared = few_step_sample(reference, cond, noise)
+
+            fakes = fake.detach()                                             # detach: the discriminator must not train the student
+            d_real, d_fake, d_ref = (disc(x, cond) for x in (real, fakes, compared))              # loss of the discriminator
+            rough = sum(penalty(disc, x, d, cond, cfg.sigma, noise()) for x, d in ((real, d_real), (fakes, d_fake), (compared, d_ref))) if cfg.penalty else 0
+            loss_d = disc_loss(cfg.gan, d_real, d_fake) + cfg.self_compare * self_compare_loss(d_ref, d_fake) + cfg.penalty * rough
+        update(step, disc, disc_optimiser, loss_d)                            # step
+
+        row = dict(real=d_real.mean(), reference=d_ref.mean(), fake=d_fake.mean(), accuracy=(d_real > d_fake).float().mean(), loss_d=loss_d,
+                   penalty=torch.as_tensor(rough), last_t=last.mean(), latent_std=fakes.std())
+        if n < 4:                                                             # in phase 4 only the discriminator learns
+            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                    # loss of the student
+                with torch.no_grad():
+                    g_real, g_ref = disc(real, cond), disc(compared, cond)
+                g_fake = disc(fake, cond)
+                loss_g = gen_loss(cfg.gan, g_real, g_fake) + cfg.self_compare * self_compare_loss(g_fake, g_ref)
+            update(step, student, optimiser, loss_g)                          # step
+            update_ema(ema, student, step, cfg.ema)                           # ema
+            row["loss_g"] = loss_g
+        sums.append({k: v.item() for k, v in row.items()})
+
+        if (step + 1) % cfg.log_every == 0:                                   # log
+            log(step + 1, phase=n, **{k: float(np.mean([s[k] for s in sums])) for k in row if k in sums[0]})
+            sums = []
+        if (step + 1) % cfg.sample_every == 0 or step + 1 == len(plan):       # sample
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [lambda cond, noise: few_step_sample(ema, cond, noise, n),
+                                                           lambda cond, noise: few_step_sample(reference, cond, noise, 4)], held_out, autoencoder)
+            if reader:
+                log(step + 1, phase=n, **look(ema, n, held_out, autoencoder, reader, motion))
+        if (step + 1) % cfg.save_every == 0 or step + 1 == len(plan):         # save
+            save_training(cfg, "stage2", step + 1, generator, **parts)
+    return ema
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        train(*parse(Config, __doc__, SMOKE))

@@ -1,0 +1,228 @@
+import contextlib
+import math
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import autoencoder
+import common
+import distill_stage2 as stage2
+import tiny_data
+from distill_stage1 import few_step_sample, rollout
+from distill_stage2 import Discriminator, disc_loss, draw_last, gen_loss, penalty, phase_timesteps, self_compare_loss
+from teacher import T
+from test_distill_stage1 import SHAPE, condition, small_unet
+
+KINDS = ("relativistic", "hinge", "vanilla")
+
+
+# ---- phases and the timestep curriculum
+
+@pytest.mark.parametrize("n, want", [(4, [1000.0, 750.0, 500.0, 250.0]), (3, [1000.0, 2000 / 3, 1000 / 3]), (2, [1000.0, 500.0]), (1, [1000.0])])
+def test_phase_timesteps(n, want):
+    assert_close(torch.tensor(phase_timesteps(n)), torch.tensor(want))
+
+
+@pytest.mark.parametrize("n", [3, 2, 1])
+def test_warm_up_draws_between_the_old_and_the_new_last_timestep_and_ends_at_the_new(n):
+    u, old, new = torch.rand(1000), T / (n + 1), T / n
+    widest = [draw_last(n, i, 100, u).max().item() for i in range(100)]
+    for i in range(100):
+        t = draw_last(n, i, 100, u)
+        assert (t >= old).all() and (t <= new).all()
+    assert widest == sorted(widest)                                          # the gap opens
+    assert widest[0] < old + 0.02 * (new - old) and widest[-1] > old + 0.95 * (new - old)
+    assert (draw_last(n, 100, 100, u) == new).all() and (draw_last(n, 0, 0, u) == new).all()
+
+
+def test_phase_four_starts_where_stage_one_ended():
+    assert (draw_last(4, 0, 100, torch.rand(5)) == T / 4).all()
+
+
+# ---- the losses at values computed by hand
+
+def test_all_relativistic_losses_are_ln_2_when_the_head_is_zero():
+    zero = torch.zeros(3)
+    for loss in (disc_loss("relativistic", zero, zero), gen_loss("relativistic", zero, zero), self_compare_loss(zero, zero)):
+        assert_close(loss, torch.tensor(math.log(2)))
+
+
+def test_losses_at_hand_computed_logits():
+    real, fake, e = torch.tensor([2.0]), torch.tensor([-1.0]), math.exp
+    assert_close(disc_loss("relativistic", real, fake).item(), math.log(1 + e(-3)))
+    assert_close(gen_loss("relativistic", real, fake).item(), math.log(1 + e(3)))
+    assert_close(disc_loss("hinge", real, fake).item(), 0.0)
+    assert_close(disc_loss("hinge", -real, fake).item(), 3.0)
+    assert_close(gen_loss("hinge", real, fake).item(), 1.0)
+    assert_close(disc_loss("vanilla", real, fake).item(), math.log(1 + e(-2)) + math.log(1 + e(-1)))
+    assert_close(gen_loss("vanilla", real, fake).item(), math.log(1 + e(1)))
+    assert_close(self_compare_loss(real, fake).item(), math.log(1 + e(-3)))
+
+
+def test_only_the_order_counts_in_a_relativistic_loss():
+    real, fake = torch.randn(4), torch.randn(4)
+    for loss in (disc_loss, gen_loss):
+        assert_close(loss("relativistic", real + 7, fake + 7), loss("relativistic", real, fake), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_two_players_pull_in_opposite_directions(kind):
+    real, fake = torch.zeros(3), torch.zeros(3, requires_grad=True)
+    down, = torch.autograd.grad(disc_loss(kind, real, fake), fake)
+    up, = torch.autograd.grad(gen_loss(kind, real, fake), fake)
+    assert (down > 0).all() and (up < 0).all()
+    worse = torch.zeros(3, requires_grad=True)
+    assert (torch.autograd.grad(self_compare_loss(torch.zeros(3), worse), worse)[0] > 0).all()      # D: x̂0 below the reference
+    assert (torch.autograd.grad(self_compare_loss(worse, torch.zeros(3)), worse)[0] < 0).all()      # G: x̂0 above it
+
+
+# ---- the gradient penalties
+
+def test_penalty_vanishes_for_a_constant_discriminator_and_grows_with_its_slope():
+    x, n, c = torch.randn(SHAPE), torch.randn(SHAPE), condition()
+    values = []
+    for slope in (0.0, 1.0, 2.0):
+        disc = lambda x, cond: 5 + slope * x.mean((1, 2, 3, 4))
+        values.append(penalty(disc, x, disc(x, c), c, 0.1, n).item())
+    assert values[0] == 0
+    assert_close(values[2], 4 * values[1], rtol=1e-3, atol=0)
+
+
+def test_penalty_of_a_linear_discriminator_is_sigma_squared_times_its_slope_squared():
+    """Why λ and σ act like R1 with γ = 2 λ σ²: E (D(x) − D(x + σ n))² = σ² ‖∇D‖²."""
+    torch.manual_seed(0)
+    w, c = torch.randn(SHAPE[1:]), condition(2000, frames=1)
+    x = torch.zeros(2000, *SHAPE[1:])[:, :1]
+    disc = lambda x, cond: (x * w[:1]).sum((1, 2, 3, 4))
+    found = penalty(disc, x, disc(x, c), c, 0.1, torch.randn(x.shape))
+    assert_close(found.item(), 0.01 * w[:1].square().sum().item(), rtol=0.1, atol=0)
+
+
+def test_penalty_leaves_context_alone_and_trains_through_both_values():
+    c, x = condition(given=4), torch.randn(SHAPE)
+    seen, w = [], torch.ones((), requires_grad=True)
+    disc = lambda x, cond: seen.append(x) or w * x[:, 4:].mean((1, 2, 3, 4)) ** 2
+    value = disc(x, c)
+    assert value.requires_grad
+    penalty(disc, x, value, c, 0.1, torch.randn(SHAPE)).backward()
+    assert_close(seen[1][:, :4], c.context[:, :4], rtol=0, atol=0)
+    assert w.grad.abs() > 0
+
+
+# ---- the discriminator
+
+def test_the_zero_head_makes_the_first_adversarial_gradient_zero_and_not_the_second():
+    disc, c = Discriminator(small_unet()), condition()
+    real, fake = torch.randn(SHAPE), torch.randn(SHAPE, requires_grad=True)
+    opt = torch.optim.SGD(disc.parameters(), 1.0)
+    grad, = torch.autograd.grad(gen_loss("relativistic", disc(real, c), disc(fake, c)), fake)
+    assert not grad.any() and not disc(real, c).any()
+    disc_loss("relativistic", disc(real, c), disc(fake.detach(), c)).backward()
+    opt.step()
+    grad, = torch.autograd.grad(gen_loss("relativistic", disc(real, c), disc(fake, c)), fake)
+    assert grad.abs().max() > 0
+
+
+def trained_disc():
+    disc = Discriminator(small_unet())
+    for head in disc.heads:
+        nn.init.normal_(head[-1].weight)
+    return disc
+
+
+@pytest.mark.parametrize("field", ["ref", "audio", "context", "mask"])
+def test_the_discriminator_sees_the_whole_condition(field):
+    disc, c, x = trained_disc(), condition(given=4), torch.randn(SHAPE)
+    other = c._replace(mask=torch.zeros_like(c.mask)) if field == "mask" else c._replace(**{field: getattr(c, field) + 1})
+    assert (disc(x, c) - disc(x, other)).abs().max() > 1e-4
+
+
+def test_gradients_reach_exactly_the_networks_they_should():
+    student, reference, disc, c = small_unet(1), small_unet(2), trained_disc(), condition()
+    noise = lambda: torch.randn(SHAPE)
+    fake, compared, real = rollout(student, c, noise, phase_timesteps(2)), few_step_sample(reference, c, noise), torch.randn(SHAPE)
+    assert not compared.requires_grad                                        # the reference carries no gradient
+    fakes = fake.detach()
+    (disc_loss("relativistic", disc(real, c), disc(fakes, c)) + self_compare_loss(disc(compared, c), disc(fakes, c))).backward()
+    assert all(p.grad is None for m in (student, reference) for p in m.parameters())
+    assert all(p.grad is not None for p in disc.heads.parameters())
+    (gen_loss("relativistic", disc(real, c), disc(fake, c)) + self_compare_loss(disc(fake, c), disc(compared, c))).backward()
+    assert any(p.grad is not None and p.grad.any() for p in student.parameters()) and all(p.grad is None for p in reference.parameters())
+
+
+def test_the_discriminator_is_a_copy():
+    unet = small_unet()
+    disc, before = Discriminator(deepcopy(unet)), deepcopy(unet.state_dict())
+    with torch.no_grad():
+        for p in disc.parameters():
+            p.add_(1)
+    for k, v in unet.state_dict().items():
+        assert_close(v, before[k], rtol=0, atol=0)
+
+
+# ---- training
+
+SMALL = dict(data="data", videos=3, autoencoder="ae.pt", student="stage1.pt", metrics="", batch=2, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1,
+             log_every=1, save_every=2, sample_every=9)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with an untrained autoencoder, an untrained 4-step student and a small data set."""
+    path = tmp_path_factory.mktemp("stage2")
+    torch.manual_seed(0)
+    common.save_checkpoint(path / "ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
+    common.save_checkpoint(path / "stage1.pt", kind="stage1", config=dict(channels=16, frames=16, context=4), model=small_unet().state_dict())
+    tiny_data.load(path / "data", "train", 3)
+    return path
+
+
+@pytest.fixture()
+def workplace(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+BASE = replace(stage2.Config(**SMALL, out="a", weights="a.pt"), curriculum=2)
+
+
+@pytest.fixture(scope="module")
+def usual(folder):
+    """What BASE trains, to compare each ablation with."""
+    with contextlib.chdir(folder):
+        return stage2.train(BASE)
+
+
+def test_resume_equals_no_interruption(workplace, monkeypatch):
+    whole = stage2.train(stage2.Config(**SMALL, out="a", weights="a.pt"))
+    calls, real = iter(range(99)), stage2.update_ema
+
+    def stop_after_two(*args):
+        real(*args)
+        if next(calls) == 1:                                                 # in the third iteration: the first updates no student
+            raise KeyboardInterrupt
+    monkeypatch.setattr(stage2, "update_ema", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        stage2.train(stage2.Config(**SMALL, out="b", weights="b.pt"))
+    monkeypatch.setattr(stage2, "update_ema", real)
+    resumed = stage2.train(stage2.Config(**SMALL, out="b", weights="b.pt"), resume=True)
+    for a, b in zip(whole.parameters(), resumed.parameters()):
+        assert_close(a, b, rtol=0, atol=0)
+    model, _ = stage2.load_stage2("b.pt")
+    assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE), 1).sum())
+
+
+@pytest.mark.parametrize("flag", [dict(progressive=False), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0),
+                                  dict(disc_init="random")])
+def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
+    other = stage2.train(replace(BASE, **flag))
+    assert any((a != b).any() for a, b in zip(usual.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("flag, message", [(dict(gan="wgan"), "--gan must be"), (dict(disc_init="none"), "--disc-init must be")])
+def test_a_wrong_switch_is_named(workplace, flag, message):
+    with pytest.raises(ValueError, match=message):
+        stage2.train(replace(stage2.Config(**SMALL), **flag))
