@@ -30,6 +30,7 @@ from audio_features import FPS, FRAME, audio_windows, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
 from distill_stage1 import few_step_sample, load_stage1
+from distill_stage2 import load_stage2
 from sample import CHUNK, CONTEXT, generate_latents, toy_portrait
 from teacher import Cond, ddim_sample, load_teacher
 from tiny_data import FIRST_SEED, faces, speech
@@ -94,6 +95,8 @@ def models(folder, device):
     if (folder / "stage1.pt").exists():
         unet, _ = load_stage1(folder / "stage1.pt", device)
         rows += [("stage1", 4, few(unet, 4)), ("stage1_2steps", 2, few(unet, 2)), ("stage1_1step", 1, few(unet, 1))]
+    if (folder / "stage2.pt").exists():
+        rows += [("stage2", 1, few(load_stage2(folder / "stage2.pt", device)[0], 1))]
     if (folder / "direct1.pt").exists():
         rows += [("direct1", 1, few(load_stage1(folder / "direct1.pt", device)[0], 1))]
     return rows

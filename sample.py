@@ -5,6 +5,7 @@
     python sample.py --image me.jpg                         your portrait: its middle square, at 64 x 64 pixels
     python sample.py --portrait 2000137                     another toy face; from 2000000 on, none was trained on
     python sample.py --out talk.gif      (or talk.png)      without sound: an animation, or a sheet of frames
+    python sample.py --compare --out compare.mp4            every model whose weights are there, side by side, from the same noise
 
 A network that was trained on toy faces knows toy faces: a photograph needs a network trained on photographs (--weights).
 
@@ -27,7 +28,7 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
 import tiny_data
@@ -35,6 +36,7 @@ from audio_features import FPS, FRAME, ROWS, audio_windows, load_audio, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
 from distill_stage1 import few_step_sample, load_stage1
+from distill_stage2 import load_stage2
 from teacher import S_AUDIO, S_REF, STEPS, Cond, Config, ddim_sample, load_teacher
 from tiny_data import faces
 
@@ -43,6 +45,7 @@ CHUNK, CONTEXT = Config.frames, Config.context   # 16 frames that the network se
 MODELS = {  # name: its loader, sampler(model, cond, noise, **settings) -> x0, the sampler's settings; weights: checkpoints/<name>.pt
     "teacher": (load_teacher, lambda model, cond, noise, **k: ddim_sample(model, cond, noise(), **k), dict(steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO)),
     "stage1": (load_stage1, few_step_sample, dict(steps=4)),
+    "stage2": (load_stage2, few_step_sample, dict(steps=1)),
 }
 
 
@@ -55,12 +58,13 @@ def generate_latents(sampler, ref, windows, n_frames, generator):
     silence; sampler(cond, noise) -> x0 (B, 16, C, H, W), where noise() draws a fresh ε of that shape, on the CPU: the same on
     every device. Raises FloatingPointError when the network's answer is not finite.
     """
-    x, done = torch.zeros(len(ref), CHUNK, *ref.shape[1:], device=ref.device), 0
+    x, done, own = torch.zeros(len(ref), CHUNK, *ref.shape[1:], device=ref.device), 0, torch.Generator()
 
     def noise():
-        return torch.randn(x.shape, generator=generator).to(ref.device)
+        return torch.randn(x.shape, generator=own).to(ref.device)
 
     while done < n_frames:
+        own.manual_seed(int(torch.randint(2 ** 62, (), generator=generator)))        # a chunk's first ε is the same for every model
         given = CONTEXT if done else 0
         audio = np.stack([w[done - given:done - given + CHUNK] for w in windows])                # (B, F, W, A)
         context, mask = torch.zeros_like(x), torch.zeros(len(ref), CHUNK, device=ref.device)
@@ -135,14 +139,23 @@ def enlarge(frames, size, how):
     return to_uint8(F.interpolate(to_pixels(frames), size=(size, size), mode="nearest" if how == "nearest" else "bicubic"))
 
 
+def caption(texts, size, height=28):
+    """A line of text under each of several pictures of `size` pixels -> (height, len(texts) * size, 3) uint8."""
+    image = Image.new("RGB", (len(texts) * size, height), "white")
+    for i, text in enumerate(texts):
+        font = ImageFont.load_default(size / 18)
+        ImageDraw.Draw(image).text(((i + 0.5) * size, height / 2), text, fill="black", font=font, anchor="mm")
+    return np.asarray(image)
+
+
 def write_video(path, chunks, n_frames, size, audio):
-    """Frames -> .mp4 with the sound as it is in `audio`, or .gif. Raises ValueError with ffmpeg's own reason.
+    """Frames -> .mp4 with the sound as it is in `audio`, or .gif; size (width, height). Raises ValueError with ffmpeg's own reason.
 
     The sound goes through the same options as in load_audio, so it starts where the features did; apad and -t make it as
     long as the frames. -vn keeps cover art out, -map_chapters an audiobook's length. "file:" as in audio_features: any name is a file's name.
     """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y",
-               "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size}x{size}", "-r", str(FPS), "-i", "pipe:0"]
+               "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", str(FPS), "-i", "pipe:0"]
     if path.suffix == ".mp4":
         command += ["-vn", "-sn", "-dn", "-protocol_whitelist", "file", "-i", "file:" + os.fspath(audio), "-max_error_rate", "1",
                     "-af", "aresample=async=1:first_pts=0,aformat=channel_layouts=mono|stereo|5.1,apad", "-c:a", "aac", "-b:a", "160k",
@@ -168,7 +181,7 @@ def write_video(path, chunks, n_frames, size, audio):
 
 def write_sheet(path, chunks, n_frames, size, audio):
     """Frames -> a .png: up to 48 of them, evenly spaced, 12 in a row. Only these are kept in memory."""
-    columns = min(n_frames, 12)
+    columns = min(n_frames, max(1, 12 * size[1] // size[0]))
     places = np.linspace(0, n_frames - 1, columns * min(4, n_frames // columns)).round()
     picked = [frame for k, frame in enumerate(f for frames in chunks for f in frames) if k in places]
     tiny_data.contact_sheet(path, [picked[i:i + columns] for i in range(0, len(picked), columns)], scale=1)
@@ -231,9 +244,10 @@ def parse_args(argv):
     face.add_argument("--portrait", type=number(int, 0, 2 ** 31), default=2_000_124, metavar="SEED", help="or a toy face (default: 2000124)")
     parser.add_argument("--out", default="talk.mp4", help=".mp4 with sound, .gif or .png (default: talk.mp4)")
     parser.add_argument("--model", choices=MODELS, default="teacher", help="which network speaks (default: teacher)")
+    parser.add_argument("--compare", action="store_true", help="all of them side by side, with evaluations and denoising time under each")
     parser.add_argument("--weights", help="its checkpoint (default: the shipped one)")
     parser.add_argument("--autoencoder", default=str(HERE / "checkpoints/autoencoder.pt"), help="the autoencoder's checkpoint")
-    parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40, stage1 4)")
+    parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40, stage1 4, stage2 1)")
     parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help="of the portrait (default, teacher: 1.5)")
     parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help="of the sound (default, teacher: 2.0)")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
@@ -244,13 +258,31 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
+def make_sampler(name, args, device, evaluations):
+    """A model of MODELS -> sample(cond, noise) -> x0; `evaluations` gathers the batch of every call: guidance is three in one."""
+    loader, sampler, settings = MODELS[name]
+    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio") if getattr(args, k) is not None}
+    if given.keys() - settings.keys():
+        raise ValueError(f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out")
+    model, config = loader(args.weights or HERE / f"checkpoints/{name}.pt", device)
+    if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
+        raise ValueError(f"these weights were trained with --frames {config['frames']} --context {config['context']}; sampling wants {CHUNK} and {CONTEXT}")
+    model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))
+
+    def sample(cond, noise):
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+            return sampler(model, cond, noise, **{**settings, **given})
+    return sample
+
+
 def main(argv=None):
     with one_line_errors():
-        args, seconds, evaluations = parse_args(argv), Counter(), []
-        loader, sampler, settings = MODELS[args.model]
-        given = {name: getattr(args, name) for name in ("steps", "s_ref", "s_audio") if getattr(args, name) is not None}
-        if given.keys() - settings.keys():
-            raise ValueError(f"--model {args.model} has no guidance: leave --guidance-ref and --guidance-audio out")
+        args, seconds = parse_args(argv), Counter()
+        names = [args.model]
+        if args.compare:
+            if any(x is not None for x in (args.weights, args.steps, args.s_ref, args.s_audio)):
+                raise ValueError("--compare shows every model as it is: leave --weights, --steps and --guidance-... out")
+            names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
         with finished_file(args.out, [args.audio, args.image]) as temporary:
             portrait = load_portrait(args.image) if args.image is not None else toy_portrait(args.portrait)
             with clock(seconds, "features"):
@@ -258,31 +290,33 @@ def main(argv=None):
                 mel, n_frames, duration = log_mel(wave), math.ceil(len(wave) / FRAME), len(wave) / (FPS * FRAME)
             device = pick_device(args.device)
             autoencoder = load_autoencoder(args.autoencoder, device)
-            model, config = loader(args.weights or HERE / f"checkpoints/{args.model}.pt", device)
-            if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
-                raise ValueError(f"these weights were trained with --frames {config['frames']} --context {config['context']}; sampling wants {CHUNK} and {CONTEXT}")
-            model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))    # guidance: 3 in one batch
+            runs = [(name, calls := [], make_sampler(name, args, device, calls), Counter()) for name in names]
 
-            def sample(cond, noise):
-                with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-                    return sampler(model, cond, noise, **{**settings, **given})
-
-            def enlarged_chunks():
-                generator = torch.Generator().manual_seed(args.seed)
+            def pictures():
+                streams = [speak(sampler, autoencoder, portrait, mel, torch.Generator().manual_seed(args.seed), own) for _, _, sampler, own in runs]
+                line = None
                 with tqdm(total=n_frames, unit="frame", disable=None, leave=False) as bar:
-                    for frames in speak(sample, autoencoder, portrait, mel, generator, seconds):
+                    for parts in zip(*streams):
                         seconds.setdefault("first", time.perf_counter() - start)
-                        yield enlarge(frames, args.size, args.upscale)
+                        frames = np.concatenate([enlarge(part, args.size, args.upscale) for part in parts], axis=2)
+                        if args.compare:
+                            if line is None:                                  # times of the first chunk
+                                line = caption([f"{name}: {sum(calls)} evaluation{'s' * (sum(calls) > 1)}, {1000 * own['denoising'] / len(parts[0]):.3g} ms a frame"
+                                                for name, calls, _, own in runs], args.size)
+                            frames = np.concatenate([frames, np.broadcast_to(line, (len(frames), *line.shape))], axis=1)
+                        yield frames
                         bar.update(len(frames))
 
             start = time.perf_counter()
-            WRITERS[temporary.suffix](temporary, enlarged_chunks(), n_frames, args.size, args.audio)
+            size = (len(runs) * args.size, args.size + (28 if args.compare else 0))
+            WRITERS[temporary.suffix](temporary, pictures(), n_frames, size, args.audio)
             sampling = time.perf_counter() - start
         chunks = 1 + max(0, math.ceil((n_frames - CHUNK) / (CHUNK - CONTEXT)))
-        print(f"{args.out}: {duration:.2f} s of sound, {n_frames} frames | {sum(evaluations) // chunks} evaluations a chunk, "
-              f"{sum(evaluations)} in all | features {seconds['features']:.2f} s, denoising {seconds['denoising']:.2f} s, decoding "
-              f"{seconds['decoding']:.2f} s, writing {sampling - seconds['denoising'] - seconds['decoding']:.2f} s | first chunk after "
-              f"{seconds['first']:.2f} s | {duration / (sampling + seconds['features']):.2f} x real time")
+        print(f"{args.out}: {duration:.2f} s of sound, {n_frames} frames | features {seconds['features']:.2f} s")
+        for name, calls, _, own in runs:
+            print(f"{name}: {sum(calls) // chunks} evaluations a chunk, {sum(calls)} in all | denoising {own['denoising']:.2f} s, decoding {own['decoding']:.2f} s")
+        making = sum(own["denoising"] + own["decoding"] for *_, own in runs)
+        print(f"writing {sampling - making:.2f} s | first chunk after {seconds['first']:.2f} s | {duration / (sampling + seconds['features']):.2f} x real time")
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def test_sound_that_starts_late_or_has_twelve_channels_or_cover_art_fits_its_fra
 @pytest.mark.parametrize("name", ["talk.mp4", "talk.gif"])
 def test_video_keeps_the_pixels(folder, tmp_path, name):
     frames = sample.enlarge(np.stack([toy_portrait(2_000_000 + k) for k in range(3)]), 256, "nearest")
-    sample.write_video(tmp_path / name, iter([frames[:2], frames[2:]]), 3, 256, folder / "sound.wav")
+    sample.write_video(tmp_path / name, iter([frames[:2], frames[2:]]), 3, (256, 256), folder / "sound.wav")
     if name.endswith("gif"):
         assert "25 fps" in info(tmp_path / name) and b"NETSCAPE2.0\x03\x01\x00\x00" in (tmp_path / name).read_bytes()    # 0: for ever
         assert [round(i.info["duration"]) for i in gif_frames(tmp_path / name)] == [40] * 3
@@ -284,3 +284,37 @@ def test_ffmpegs_death_is_reported_in_its_own_words(run, monkeypatch, capfd):
     monkeypatch.setattr(sample, "load_audio", lambda path: sound(60))                  # the file itself is not there
     assert "No such file" in assert_fails(lambda: run("--size", 512, audio="gone.wav"), capfd)
     assert os.listdir() == []
+
+
+# ---- side by side ----
+
+def test_every_chunk_starts_from_the_same_noise_however_many_draws_a_model_makes():
+    firsts = []
+    for draws in (1, 4):
+        seen = []
+
+        def sampler(cond, noise):
+            seen.append([noise() for _ in range(draws)][0])
+            return torch.zeros_like(seen[-1])
+        list(generate_latents(sampler, REF, [audio_windows(log_mel(sound(30)), 46)], 30, generator()))
+        firsts.append(torch.stack(seen))
+    torch.testing.assert_close(*firsts, rtol=0, atol=0)
+    assert (firsts[0][0] != firsts[0][1]).any()                               # and another one for every chunk
+
+
+def test_compare_shows_every_model_whose_weights_are_there(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    saved = torch.load(folder / "teacher.pt", weights_only=True)
+    save_checkpoint(tmp_path / "checkpoints/teacher.pt", **saved)
+    save_checkpoint(tmp_path / "checkpoints/stage1.pt", **{**saved, "kind": "stage1"})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sample, "HERE", tmp_path)
+    wavfile.write("some.wav", SR, sound(3))
+    line = ["--audio", "some.wav", "--autoencoder", str(folder / "autoencoder.pt"), "--size", "128", "--out", "both.mp4", "--compare"]
+    sample.main(line)
+    frames = iio.imread("both.mp4")
+    assert frames.shape == (3, 128 + 28, 2 * 128, 3) and frames[:, 128:].max() > 200 and frames[:, 128:, :128].min() < 150     # a caption under each
+    said = capsys.readouterr().out
+    assert "teacher: 120 evaluations" in said and "stage1: 4 evaluations" in said and "stage2" not in said
+    with pytest.raises(SystemExit):
+        sample.main([*line, "--steps", "3"])
