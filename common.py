@@ -93,7 +93,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised: for the matrices and convolutions inside a network (AdamW takes the rest).
 
     U V^T of the momentum's SVD U S V^T, by five Newton-Schulz iterations: all directions of a weight move equally fast. Jordan 2024,
-    kellerjordan.github.io/posts/muon; scaled by 0.2 sqrt(max(rows, columns)), so that AdamW's learning rates fit (2502.16982, eq. 4).
+    kellerjordan.github.io/posts/muon; scaled by 0.2 sqrt(max(rows, columns)), so that AdamW's learning rates fit (2502.16982).
     torch.optim.Muon came with torch 2.9 and takes no convolutions. dtype: of the iterations.
     """
 

@@ -102,7 +102,7 @@ def rollout(student, cond, noise, taus, renoise="fresh"):
 
 
 def dmd_gradient(x0_fake, x0_real, x0_hat, mask):
-    """g = (x0_fake − x0_real) / mean |x̂0 − x0_real|, the mean per clip and over its free frames. DMD, 2311.18828, eq. 7 and 8.
+    """g = (x0_fake − x0_real) / mean |x̂0 − x0_real|, the mean per clip and over its free frames. DMD, 2311.18828.
 
     All (B, F, C, H, W), mask (B, F) with 1 = context, where g is 0. Detached. The normaliser is at least 1e-5.
     """

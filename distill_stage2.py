@@ -90,7 +90,7 @@ def draw_last(n, i, warm, u):
 
 
 def disc_loss(kind, real, fake):
-    """What the discriminator minimises. D's values (B,), (B,) -> scalar. R3GAN, 2501.05441, eq. 2; hinge and vanilla for comparison."""
+    """What the discriminator minimises. D's values (B,), (B,) -> scalar. R3GAN, 2501.05441; hinge and vanilla for comparison."""
     if kind == "relativistic":
         return F.softplus(-(real - fake)).mean()                              # same condition: a pair, so only the order counts
     if kind == "hinge":
@@ -111,7 +111,7 @@ def self_compare_loss(better, worse):
 
 
 def penalty(disc, x, value, cond, sigma, n):
-    """mean (D(x) − D(x + σ n))²: how steep D is around x. Seaweed-APT, 2501.08316, section 3.3. value = D(x), gradient through both."""
+    """mean (D(x) − D(x + σ n))²: how steep D is around x. Seaweed-APT, 2501.08316, approximated R1. value = D(x), gradient through both."""
     return (value - disc(hold_context(x + sigma * n, cond), cond)).square().mean()
 
 

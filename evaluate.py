@@ -224,6 +224,16 @@ class Judge:
 
 
 @torch.no_grad()
+def speak(sampler, truth, ref, autoencoder, seed, bf16=False):
+    """A model speaks all sentences -> frames (V, F, 64, 64, 3) uint8. ref (V, C, H, W) the portraits' latents."""
+    n_frames, windows = truth.frames.shape[1], truth.windows.cpu().numpy()
+    with torch.autocast(ref.device.type, torch.bfloat16, enabled=bf16):
+        chunks = [generate_latents(sampler, ref[i:i + AT_ONCE], windows[i:i + AT_ONCE], n_frames, torch.Generator().manual_seed(seed + 1000 * i))
+                  for i in range(0, len(ref), AT_ONCE)]
+        return np.stack([to_uint8(autoencoder.decode(x).float()) for group in chunks for x in torch.cat(list(group), 1)])
+
+
+@torch.no_grad()
 def speed(sampler, truth, ref, autoencoder, device, repeats=3):
     """One video at a time, in this process: median milliseconds of denoiser, decoder and sound features."""
     def clock(f, *args):
@@ -271,16 +281,10 @@ def evaluate(args):
     truth = truth_of(videos, 0, args.clips, n_frames, device)
     judge, ref = Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
 
-    def speak(name, sampler, seed):
-        """All sentences of a model, decoded."""
-        windows = truth.windows.roll(1, 0) if name == "wrong_audio" else truth.windows
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-            chunks = [generate_latents(sampler, ref[i:i + AT_ONCE], windows[i:i + AT_ONCE].cpu().numpy(), n_frames, torch.Generator().manual_seed(seed + 1000 * i))
-                      for i in range(0, len(ref), AT_ONCE)]
-            return np.stack([to_uint8(autoencoder.decode(x).float()) for group in chunks for x in torch.cat(list(group), 1)])
-
     table = [(name, nfe, source, None) for name, nfe, source in floors(truth, autoencoder, device)]
-    table += [(name, nfe, partial(speak, name, sampler), sampler) for name, nfe, sampler in models(folder, device)]
+    for name, nfe, sampler in models(folder, device):
+        heard = truth._replace(windows=truth.windows.roll(1, 0)) if name == "wrong_audio" else truth
+        table.append((name, nfe, partial(speak, sampler, heard, ref, autoencoder, bf16=args.bf16), sampler))
     known, wanted = [t[0] for t in table], [n for n in args.models.split(",") if n]
     if unknown := set(wanted) - set(known):
         raise ValueError(f"no model {', '.join(sorted(unknown))}: there are {', '.join(known)} (a model needs its checkpoint in {folder})")

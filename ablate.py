@@ -1,0 +1,109 @@
+"""The paper's ablation of stage 2: every variant from one stage-1 student, one table and one contact sheet.
+
+    python ablate.py --bf16                                        all variants, one seed
+    python ablate.py --bf16 --seeds 3 --variants full,hinge        some of them, three seeds
+    python ablate.py --smoke                                       everything at toy size (after the other scripts' --smoke)
+Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and out/ablate/VARIANT-SEED/. A variant whose weights are there
+is not trained again: an interrupted run goes on where it was. The rows "stage1_1step" and "stage1" are the student before stage 2.
+"""
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import distill_stage2
+import evaluate
+import metrics
+import tiny_data
+from autoencoder import load_autoencoder, to_pixels
+from common import one_line_errors
+from distill_stage1 import few_step_sample, load_stage1
+
+VARIANTS = {  # what differs from the Config of distill_stage2.py
+    "full": {},
+    "no_self_compare": dict(self_compare=0.0),
+    "no_curriculum": dict(curriculum=0),
+    "no_progression": dict(progressive=False),
+    "hinge": dict(gan="hinge"),
+    "vanilla": dict(gan="vanilla"),
+    "no_penalty": dict(penalty=0.0),
+    "self_compare_0.1": dict(self_compare=0.1),
+    "self_compare_2": dict(self_compare=2.0),
+    "self_compare_8": dict(self_compare=8.0),
+}
+SHOWN = ("jaw_corr", "width_corr", "round_corr", "sync_c", "fid", "fvd", "head_std_ratio", "blink_rate_ratio", "identity", "frame_change_ratio")
+
+
+def table(rows):
+    """[{"variant", metric: [one value a seed]}] -> a Markdown table of mean ± standard deviation over the seeds."""
+    def cell(values):
+        return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
+    lines = ["| variant | " + " | ".join(SHOWN) + " |", "|---|" + "---:|" * len(SHOWN)]
+    return "\n".join(lines + [f"| {row['variant']} | " + " | ".join(cell(row[k]) for k in SHOWN) + " |" for row in rows])
+
+
+def ablate(args):
+    wanted = args.variants.split(",") if args.variants else list(VARIANTS)
+    if unknown := set(wanted) - VARIANTS.keys():
+        raise ValueError(f"no variant {', '.join(sorted(unknown))}: there are {', '.join(VARIANTS)}")
+    base = distill_stage2.Config(**distill_stage2.SMOKE) if args.smoke else distill_stage2.Config()
+    scale = lambda n: max(1, round(n * args.budget))
+    base = replace(base, bf16=args.bf16, warm_disc=scale(base.warm_disc), phase_steps=scale(base.phase_steps), last_steps=scale(base.last_steps),
+                   curriculum=scale(base.curriculum))
+    out, device = Path(args.out), torch.device("cpu" if not torch.cuda.is_available() else "cuda")
+    for name in wanted:                                                       # train
+        for seed in range(args.seeds):
+            place = out / f"{name}-{seed}"
+            if not (place / "done").exists():
+                cfg = replace(base, seed=seed, out=str(place), weights=str(place / "stage2.pt"))
+                distill_stage2.train(replace(cfg, **{k: scale(v) if k == "curriculum" and v else v for k, v in VARIANTS[name].items()}))
+                (place / "done").touch()
+
+    autoencoder, nets = load_autoencoder(base.autoencoder, device), metrics.load_metrics(args.metrics, device)
+    truth = evaluate.truth_of(tiny_data.load(base.data, "test", base.videos), 0, args.clips, 28, device)
+    judge, ref = evaluate.Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
+    rows, pictures = [], []
+
+    def measure(name, students):
+        """One row: the mean over 28 frames of every clip, a value for each student (its training seed)."""
+        found = []
+        for model, steps in students:
+            frames = evaluate.speak(lambda cond, noise: few_step_sample(model, cond, noise, steps), truth, ref, autoencoder, 0, args.bf16)
+            found.append(judge(frames)[0])
+        rows.append({"variant": name, **{k: [float(f[k]) for f in found] for k in SHOWN}})
+        pictures.append(frames[0, :16])
+
+    first, _ = load_stage1(base.student, device)
+    measure("stage1", [(first, 4)]), measure("stage1_1step", [(first, 1)])
+    for name in wanted:
+        measure(name, [(distill_stage2.load_stage2(out / f"{name}-{seed}/stage2.pt", device)[0], 1) for seed in range(args.seeds)])
+    tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]])
+    (out / "table.md").write_text(table(rows) + "\n")
+    (out / "table.json").write_text(json.dumps(dict(rows=rows, setting=vars(args)), indent=1) + "\n")
+    return rows
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)")
+    parser.add_argument("--seeds", type=int, default=1, help="training seeds of each variant (default: %(default)s)")
+    parser.add_argument("--budget", type=float, default=0.25, help="share of distill_stage2.py's iterations (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=16, help="held-out clips of 28 frames (default: %(default)s)")
+    parser.add_argument("--metrics", default="checkpoints/metrics.pt", help="the judges (default: %(default)s)")
+    parser.add_argument("--out", default="out/ablate")
+    parser.add_argument("--bf16", action="store_true", help="networks in bfloat16")
+    parser.add_argument("--smoke", action="store_true", help="everything at toy size")
+    args = parser.parse_args(argv)
+    if min(args.seeds, args.clips) < 1 or not args.budget > 0:
+        parser.error("--seeds and --clips must be at least 1, --budget above 0")
+    if args.smoke:
+        args.out = "out/smoke/ablate" if args.out == "out/ablate" else args.out
+    with one_line_errors():
+        print(table(ablate(args)))
+
+
+if __name__ == "__main__":
+    main()
