@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny_data
-from audio_features import audio_windows
 from autoencoder import to_pixels
 from common import Log, check_finite, half, load_checkpoint, one_line_errors, parse, pick_device, save_checkpoint
 from metrics import CLIP, DISORDER, NETWORKS, READ, blurred, over, r_squared, sync_scores
@@ -260,7 +259,7 @@ def judge_sync(net, data, device):
     """Held-out videos with their own sound, with the next video's, and with their own 3 frames late."""
     n = int(np.diff(data.starts).min())
     x = torch.stack([to_pixels(data.frames[s:s + n], device) for s in data.starts[:-1]])
-    w = torch.stack([torch.from_numpy(audio_windows(data.mel[4 * s:4 * (s + n)].astype(np.float32)).copy()) for s in data.starts[:-1]]).to(device)
+    w = torch.from_numpy(np.stack([data.windows(i)[:n] for i in range(len(x))])).to(device)
     v, a = net(x, w)
     (c, d, offset), (c_wrong, d_wrong, _) = sync_scores(v, a), sync_scores(v, a.roll(1, 0))
     late = sync_scores(v[:, 3:], a[:, :-3])[2]

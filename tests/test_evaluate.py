@@ -99,7 +99,7 @@ def test_diversity_is_the_spread_over_seeds():
 
 # ---------------------------------------------------------------- the command
 
-def test_json_and_markdown_hold_what_the_issue_promises(place, capsys):
+def test_json_and_markdown_hold_every_row_and_number(place, capsys):
     files = {k: place / f"table.{k}" for k in ("json", "md")}
     evaluate.main(["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints"), "--clips", "4", "--frames", "28", "--seeds", "2",
                    "--models", "still,ddim1,ddim2_guided", "--device", "cpu", "--json", str(files["json"]), "--markdown", str(files["md"])])
