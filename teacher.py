@@ -5,7 +5,7 @@
     v̂  = v(∅) + s_ref [v(ref) − v(∅)] + s_audio [v(ref, audio) − v(ref)]                          (guidance, 3 branches)
     x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from t = T down to 0)
 
-    python teacher.py                        40 minutes on two CPU cores (AVX-512; torch 2.13.0)
+    python teacher.py --bf16                 49 minutes on two CPU cores (AVX-512, AMX; torch 2.13.0)
     python teacher.py --smoke                everything at toy size in seconds
 Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt, contact sheets.
 
@@ -54,6 +54,7 @@ class Config:
     drop_audio: float = 0.1      # ablation: how often the sound alone is dropped (trains the branch ref)
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
     sound_steps: int = 2000      # ablation: steps in which the sound's tokens first learn to name phones (toy set only)
+    init: str = ""               # start from this teacher's picture; its sound is kept only where the data has no phones
 
 
 SMOKE = dict(videos=4, steps=6, batch=2, channels=16, warmup=2, sound_steps=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
@@ -221,7 +222,8 @@ class UNet(nn.Module):
         self.grow = nn.Sequential(nn.Conv2d(c, 4 * c, 1), nn.PixelShuffle(2))
         self.up1, self.up2 = Block(2 * c, c, d), Block(2 * c, c, d)                              # 8 x 8, with skips
         self.norm, self.outlet = nn.GroupNorm(8, c), nn.Conv2d(c, latent, 3, padding=1)
-        nn.init.zeros_(self.outlet.weight), nn.init.zeros_(self.outlet.bias)
+        for layer in (self.outlet, self.sound[-1]):
+            nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
 
     def encode(self, xt, t, cond):
         """The first half -> the features of its levels [(B F, c, 8, 8), (B F, c, 8, 8), (B F, c, 4, 4)], emb (B F, D), tokens (B F, 5, D / 2)."""
@@ -351,6 +353,11 @@ def pretrain_sound(tokens, videos, steps, generator, device, batch=128):
     return float(np.mean(right)) if right else math.nan
 
 
+def is_sound(name):
+    """Whether a parameter of the UNet belongs to the sound: tokens, their MLP, cross-attention."""
+    return name.startswith(("audio.", "sound.", "place_a")) or "_a." in name
+
+
 def train(cfg, resume=False):
     if not cfg.context < cfg.frames <= 64:
         raise ValueError(f"--context must be below --frames, and that at most 64, got {cfg.context} and {cfg.frames}")
@@ -368,15 +375,20 @@ def train(cfg, resume=False):
 
     # 3 networks
     model = UNet(cfg.channels).to(device, memory_format=torch.channels_last)
+    if cfg.init:                                                              # strict=False: the skipped parts stay as they are
+        state = load_teacher(cfg.init, device)[0].state_dict()
+        model.load_state_dict({k: v for k, v in state.items() if not (videos.phones and is_sound(k))}, strict=False)
     if not resume:
         print(f"phones named right by the sound's tokens: {pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device):.1%}")
+    if videos.phones and cfg.sound_steps:                                     # a frozen listener, as wav2vec 2.0 is in the models that the paper
+        model.audio.requires_grad_(False)                                     # distils: while pictures are noise, training would silence it
     ema = deepcopy(model).requires_grad_(False)
     looks = [lambda cond, noise: ddim_sample(ema, cond, noise()), lambda cond, noise: ddim_sample(ema, cond, noise(), 1, 1, 1)]
     print(f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}")
 
     # 4 optimiser
-    inner = {name: p for name, p in model.named_parameters() if p.ndim > 1 and "place" not in name and name.split(".")[0] in BLOCKS}
-    rest = [p for name, p in model.named_parameters() if name not in inner]
+    inner = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim > 1 and "place" not in name and name.split(".")[0] in BLOCKS}
+    rest = [p for name, p in model.named_parameters() if p.requires_grad and name not in inner]
     optimiser = torch.optim.AdamW(rest, lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     muon = Muon(inner.values(), lr=cfg.lr, dtype=torch.bfloat16 if cfg.bf16 else torch.float32)    # half the steps of AdamW alone
 
