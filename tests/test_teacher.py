@@ -273,7 +273,7 @@ def test_context_is_the_truth_in_the_first_frames_of_about_half_the_clips(clips)
 
 # ---- training
 
-SMALL = dict(data="data", videos=3, autoencoder="ae.pt", steps=4, batch=2, channels=16, warmup=1, log_every=1, save_every=2, sample_every=9)
+SMALL = dict(data="data", videos=3, autoencoder="ae.pt", steps=4, batch=2, channels=16, warmup=1, sound_steps=2, log_every=1, save_every=2, sample_every=9)
 
 
 @pytest.fixture()
@@ -330,3 +330,17 @@ def test_sound_tokens_learn_to_name_phones_of_sentences_they_never_heard():
     torch.manual_seed(0)
     assert teacher.pretrain_sound(UNet(16).audio, videos, 150, torch.Generator().manual_seed(0), "cpu") > 0.98
     assert math.isnan(teacher.pretrain_sound(UNet(16).audio, videos._replace(phones=[]), 5, None, "cpu"))
+
+
+def test_init_keeps_the_picture_and_gives_a_fresh_listener_which_stays_as_it_is(workplace, monkeypatch):
+    """With steps that change nothing (lr 0), what is trained is what it started from: the other teacher's picture, but not its sound."""
+    teacher.train(teacher.Config(**SMALL, out="e", weights="e.pt"))
+    first = teacher.load_teacher("e.pt")[0].state_dict()
+    again = teacher.train(teacher.Config(**{**SMALL, "lr": 0.0, "steps": 1}, init="e.pt", out="f", weights="f.pt", seed=1)).state_dict()
+    picture = [k for k in first if not teacher.is_sound(k)]
+    assert picture and all(torch.equal(first[k], again[k]) for k in picture)
+    assert any((first[k] != again[k]).any() for k in first if k.startswith("audio."))
+    before = again["audio.0.weight"].clone()
+    trained = teacher.train(teacher.Config(**{**SMALL, "steps": 2}, init="e.pt", out="g", weights="g.pt", seed=1)).state_dict()
+    assert torch.equal(before, trained["audio.0.weight"])                    # frozen: only what listens to it learns
+    assert (again["sound.3.weight"] != trained["sound.3.weight"]).any()
