@@ -3,12 +3,12 @@
     python ablate.py --bf16                                        all variants, one seed
     python ablate.py --bf16 --seeds 3 --variants full,hinge        some of them, three seeds
     python ablate.py --smoke                                       everything at toy size (after the other scripts' --smoke)
-Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and out/ablate/VARIANT-SEED/. A variant whose weights are there
-is not trained again: an interrupted run goes on where it was. The rows "stage1_1step" and "stage1" are the student before stage 2.
+Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and out/ablate/VARIANT-SEED/. A variant that was
+trained with the same settings from the same student is not trained again. The rows "stage1_1step" and "stage1" are the student before stage 2.
 """
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +57,11 @@ def ablate(args):
     for name in wanted:                                                       # train
         for seed in range(args.seeds):
             place = out / f"{name}-{seed}"
-            if not (place / "done").exists():
-                cfg = replace(base, seed=seed, out=str(place), weights=str(place / "stage2.pt"))
-                distill_stage2.train(replace(cfg, **{k: scale(v) if k == "curriculum" and v else v for k, v in VARIANTS[name].items()}))
-                (place / "done").touch()
+            cfg = replace(base, **VARIANTS[name], seed=seed, out=str(place), weights=str(place / "stage2.pt"))
+            done, setting = place / "done.json", json.dumps(asdict(cfg) | {"student_changed": Path(cfg.student).stat().st_mtime})
+            if not done.exists() or done.read_text() != setting:
+                distill_stage2.train(cfg)
+                done.write_text(setting)
 
     autoencoder, nets = load_autoencoder(base.autoencoder, device), metrics.load_metrics(args.metrics, device)
     truth = evaluate.truth_of(tiny_data.load(base.data, "test", base.videos), 0, args.clips, 28, device)

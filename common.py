@@ -113,7 +113,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(m, iterations=5):
-    """Roughly U V^T for m = U S V^T (rows, columns), the singular values between 0.7 and 1.2."""
+    """Roughly U V^T for m = U S V^T (rows, columns), all but the smallest singular values between 0.6 and 1.3."""
     x = m.T if m.shape[0] > m.shape[1] else m
     x = x / (x.norm() + 1e-7)
     for _ in range(iterations):
@@ -163,7 +163,7 @@ def load_network(path, kind, make):
     return model.eval().requires_grad_(False), saved["config"]
 
 
-MAY_CHANGE = {"out", "weights", "device", "log_every", "save_every", "sample_every", "lr", "steps", "decoder_steps", "videos"}
+MAY_CHANGE = {"out", "weights", "device", "log_every", "save_every", "sample_every", "lr", "fake_lr", "disc_lr", "steps", "decoder_steps", "videos"}
 
 
 def resume_training(cfg, kind, generator, **parts):
@@ -181,11 +181,12 @@ def resume_training(cfg, kind, generator, **parts):
     return saved["step"]
 
 
-def save_training(cfg, kind, step, generator, **parts):
-    """Write out/last.pt, from which --resume goes on, and the moving average `ema` alone as float16 to cfg.weights: what is shipped."""
+def save_training(cfg, kind, step, generator, ship=True, **parts):
+    """Write out/last.pt, from which --resume goes on, and if `ship` the moving average `ema` alone as float16 to cfg.weights."""
     save_checkpoint(f"{cfg.out}/last.pt", kind=f"{kind} training", step=step, config=dataclasses.asdict(cfg), random=generator.get_state(),
                     **{name: part.state_dict() for name, part in parts.items()})
-    save_checkpoint(cfg.weights, kind=kind, step=step, config=dataclasses.asdict(cfg), model=half(parts["ema"].state_dict()))
+    if ship:
+        save_checkpoint(cfg.weights, kind=kind, step=step, config=dataclasses.asdict(cfg), model=half(parts["ema"].state_dict()))
 
 
 def half(state):

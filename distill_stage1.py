@@ -9,7 +9,7 @@ x0_real is the frozen teacher with guidance; x0_fake a copy of it that is traine
 what the student makes now. Where the two agree, the student's samples are distributed as the teacher's, and g vanishes.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
-    python distill_stage1.py --bf16              30 minutes on two CPU cores (AVX-512, AMX; torch 2.13.0)
+    python distill_stage1.py --bf16              (minutes: not yet measured)
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
     python distill_stage1.py --target-steps 1 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
@@ -91,13 +91,15 @@ def rollout(student, cond, noise, taus, renoise="fresh"):
     for i, tau in enumerate(taus):
         t = torch.as_tensor(tau, dtype=torch.float32, device=xt.device).expand(len(xt))
         last = i + 1 == len(taus)
+        if last:
+            torch.clear_autocast_cache()    # older torch keeps weights that were cast without gradient, and then trains none of them
         with torch.set_grad_enabled(last and torch.is_grad_enabled()):
             v = student(xt, t, cond)
             x0_hat = hold_context(x0_from_v(xt, v, t), cond)
         if last:
             return x0_hat
         s = torch.as_tensor(taus[i + 1], dtype=torch.float32, device=xt.device).expand(len(xt))
-        eps = noise() if renoise == "fresh" else hold_context(eps_from_v(xt, v, t), cond._replace(context=first))
+        eps = noise() if renoise == "fresh" else hold_context(eps_from_v(xt, v, t), cond._replace(context=first))    # given places keep their first ε
         xt = add_noise(x0_hat, eps, s)
 
 
@@ -131,21 +133,21 @@ def fake_loss(fake, x0_hat, cond, t, eps):
 
 # ---------------------------------------------------------------- the student as a model
 
-def few_step_sample(student, cond, noise, steps=4):
+def few_step_sample(student, cond, noise, steps=4, renoise="fresh"):
     """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε."""
     with torch.no_grad():
-        return rollout(student, cond, noise, trailing_timesteps(steps)[:-1])
+        return rollout(student, cond, noise, trailing_timesteps(steps)[:-1], renoise)
 
 
 load_stage1 = partial(load_teacher, kind="stage1")
 
 
-def look(student, steps, clips, autoencoder, reader, motion, seed=0):
+def look(student, steps, clips, autoencoder, reader, motion, seed=0, renoise="fresh"):
     """How well a student speaks on held-out clips -> dict: jaw, width and rounding correlation, head's spread over the data's, mean colour
     shift in levels of 255. The noise is always the same."""
     x0, cond = preview(clips, 16)
     generator = torch.Generator().manual_seed(seed)
-    x = few_step_sample(student, cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device), steps)
+    x = few_step_sample(student, cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device), steps, renoise)
     frames = [autoencoder.decode(z.flatten(0, 1)) for z in (x, x0)]
     read, true = (reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in frames)
     lips = {f"{name}": metrics.correlation(read[..., i], motion[:len(x0), :clips.frames, i]) for i, name in enumerate(("jaw", "width", "rounding"))}
@@ -179,13 +181,15 @@ def train(cfg, resume=False):
 
     # 3 networks
     fake = deepcopy(teacher).train().requires_grad_(True)
+    fake.audio.requires_grad_(False)                                          # the listener stays as the teacher has it
     student = (deepcopy(teacher) if cfg.init == "teacher" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)).train().requires_grad_(True)
+    student.audio.load_state_dict(teacher.audio.state_dict()), student.audio.requires_grad_(False)
     ema = deepcopy(student).eval().requires_grad_(False)
     taus = trailing_timesteps(cfg.target_steps)[:-1]
 
     # 4 optimisers
-    optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
-    fake_optimiser = torch.optim.AdamW(fake.parameters(), lr=cfg.fake_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    optimiser = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    fake_optimiser = torch.optim.AdamW([p for p in fake.parameters() if p.requires_grad], lr=cfg.fake_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
 
     # 5 resume
     parts = dict(student=student, fake=fake, ema=ema, optimiser=optimiser, fake_optimiser=fake_optimiser)
@@ -193,7 +197,8 @@ def train(cfg, resume=False):
     log, sums = Log(cfg.out, cfg, device, resume), []
 
     def draw():
-        """A batch, the student's answer to it after k of its steps (k drawn), and t (B,), ε to noise that answer with."""
+        """A batch, the student's answer to it after k of its steps (k drawn), and u (B,) in [0, 1), from which each update
+        makes its own t, and ε to noise that answer with."""
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
         noise = lambda: torch.randn(real.shape, generator=generator).to(device)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
@@ -242,10 +247,10 @@ def train(cfg, resume=False):
             log(step + 1, **dict(zip(("g", "fake_loss", "latent_mean", "latent_std", "gradient"), map(float, np.mean(sums, 0)))))
             sums = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:       # sample
-            sampler = lambda cond, noise: few_step_sample(ema, cond, noise, cfg.target_steps)
+            sampler = lambda cond, noise: few_step_sample(ema, cond, noise, cfg.target_steps, cfg.renoise)
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler], held_out, autoencoder)
             if reader:
-                log(step + 1, **look(ema, cfg.target_steps, held_out, autoencoder, reader, motion))
+                log(step + 1, **look(ema, cfg.target_steps, held_out, autoencoder, reader, motion, renoise=cfg.renoise))
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:         # save
             save_training(cfg, "stage1", step + 1, generator, **parts)
     return ema

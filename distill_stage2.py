@@ -10,7 +10,7 @@ between the data and the N-step student, and keeps the game even. At the start o
 old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
-    python distill_stage2.py --bf16              60 minutes on two CPU cores (AVX-512, AMX; torch 2.13.0)
+    python distill_stage2.py --bf16              (minutes: not yet measured)
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
@@ -28,7 +28,7 @@ import tiny_data
 from autoencoder import load_autoencoder
 from common import Log, check_finite, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from distill_stage1 import few_step_sample, hold_context, load_stage1, look, rollout
-from teacher import T, Clips, UNet, contact_sheet, load_teacher
+from teacher import T, Clips, UNet, contact_sheet, load_teacher, trailing_timesteps
 
 
 @dataclass
@@ -74,19 +74,27 @@ SMOKE = dict(videos=4, batch=2, warm_disc=1, phase_steps=1, last_steps=2, curric
 
 def phase_timesteps(n):
     """τ^N = (T, (N−1) T / N, ..., T / N): the N timesteps of phase N. TurboTalk, stage 2."""
-    return [T * (n - i) / n for i in range(n)]
+    return trailing_timesteps(n)[:-1]
 
 
-def draw_last(n, i, warm, u):
+def draw_last(before, n, i, warm, u):
     """Progressive timestep sampling: the last timestep in iteration i (from 0) of phase N. TurboTalk, stage 2.
 
-    Between the old phase's last, T / (N+1), and the new one's, T / N: uniform, u in [0, 1), over a gap that opens linearly during
-    `warm` iterations, and T / N after them. u (B,) -> (B,) timesteps. Phase 4 begins with stage 1's own T / 4.
+    Between the last one of the phase before, T / before, and the new one, T / N: uniform, u in [0, 1), over a gap that opens linearly
+    during `warm` iterations, and T / N after them. u (B,) -> (B,) timesteps. before = N + 1, or 4 when phases are left out.
     """
-    old, new = T / (n + 1), T / n
-    if i >= warm or n == 4:
-        return torch.full_like(u, new)
-    return old + u * (i + 1) / warm * (new - old)
+    old, new = T / before, T / n
+    return torch.full_like(u, new) if i >= warm else old + u * (i + 1) / warm * (new - old)
+
+
+def warm_timesteps(n, i, warm, last):
+    """The timesteps of iteration i of phase N: τ^N with its last one replaced by last (B,).
+
+    Phase 1 has one timestep, T, and noise labelled with less would be an input that no sampler makes: while its last one is drawn it keeps
+    the step at T before it, so it starts as phase 2's sampler, whose second step jumps further and further.
+    """
+    head = phase_timesteps(n)[:-1]
+    return [*(head or ([T] if i < warm else [])), last]
 
 
 def disc_loss(kind, real, fake):
@@ -157,6 +165,8 @@ def train(cfg, resume=False):
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
     reference, made = load_stage1(cfg.student, device)
+    if made.get("target_steps", 4) != 4:
+        raise ValueError(f"{cfg.student} is a student of {made['target_steps']} steps: stage 2 starts from one of 4")
     cfg = replace(cfg, **{k: made[k] for k in ("channels", "frames", "context")})
     clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
     videos = tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1)
@@ -166,13 +176,16 @@ def train(cfg, resume=False):
 
     # 3 networks
     student = deepcopy(reference).train().requires_grad_(True)
+    student.audio.requires_grad_(False)                                       # the listener stays as the teacher has it
     ema = deepcopy(reference)
     disc = deepcopy(reference) if cfg.disc_init == "student" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)
+    disc.audio.load_state_dict(reference.audio.state_dict())
     disc = Discriminator(disc.train().requires_grad_(True)).to(device, memory_format=torch.channels_last)
+    disc.unet.audio.requires_grad_(False)
 
     # 4 optimisers
-    optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
-    disc_optimiser = torch.optim.AdamW(disc.parameters(), lr=cfg.disc_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    optimiser = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    disc_optimiser = torch.optim.AdamW([p for p in disc.parameters() if p.requires_grad], lr=cfg.disc_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
 
     # 5 resume
     parts = dict(student=student, disc=disc, ema=ema, optimiser=optimiser, disc_optimiser=disc_optimiser)
@@ -180,14 +193,16 @@ def train(cfg, resume=False):
     log, sums = Log(cfg.out, cfg, device, resume), []
     middle = [(3, cfg.phase_steps), (2, cfg.phase_steps)] if cfg.progressive else []
     phases = [(4, cfg.warm_disc), *middle, (1, cfg.last_steps + (0 if cfg.progressive else 2 * cfg.phase_steps))]
+    before = {4: 4, **{n: phases[k - 1][0] for k, (n, _) in enumerate(phases) if k}}                  # the phase before each
     plan = [(n, i) for n, length in phases for i in range(length)]            # iteration -> phase, iteration within it
 
-    def update(step, network, opt, loss):
+    def update(step, network, opt, lr, loss):
         """One optimiser step."""
         opt.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0).item()
         check_finite(step, loss=loss.item(), gradient=norm)
+        opt.param_groups[0]["lr"] = lr                                        # also after --resume with another one
         opt.step()
 
     # 6 loop
@@ -197,16 +212,16 @@ def train(cfg, resume=False):
             optimiser.state.clear(), disc_optimiser.state.clear()
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(real.shape, generator=generator).to(device)
-        last = draw_last(n, i, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
+        last = draw_last(before[n], n, i, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-            fake = rollout(student, cond, noise, [*phase_timesteps(n)[:-1], last])                # gradient through the last step
+            fake = rollout(student, cond, noise, warm_timesteps(n, i, cfg.curriculum, last))      # gradient through the last step
             compared = few_step_sample(reference, cond, noise)
 
             fakes = fake.detach()                                             # detach: the discriminator must not train the student
             d_real, d_fake, d_ref = (disc(x, cond) for x in (real, fakes, compared))              # loss of the discriminator
             rough = sum(penalty(disc, x, d, cond, cfg.sigma, noise()) for x, d in ((real, d_real), (fakes, d_fake), (compared, d_ref))) if cfg.penalty else 0
             loss_d = disc_loss(cfg.gan, d_real, d_fake) + cfg.self_compare * self_compare_loss(d_ref, d_fake) + cfg.penalty * rough
-        update(step, disc, disc_optimiser, loss_d)                            # step
+        update(step, disc, disc_optimiser, cfg.disc_lr, loss_d)                            # step
 
         row = dict(real=d_real.mean(), reference=d_ref.mean(), fake=d_fake.mean(), accuracy=(d_real > d_fake).float().mean(), loss_d=loss_d,
                    penalty=torch.as_tensor(rough), last_t=last.mean(), latent_std=fakes.std())
@@ -216,7 +231,7 @@ def train(cfg, resume=False):
                     g_real, g_ref = disc(real, cond), disc(compared, cond)
                 g_fake = disc(fake, cond)
                 loss_g = gen_loss(cfg.gan, g_real, g_fake) + cfg.self_compare * self_compare_loss(g_fake, g_ref)
-            update(step, student, optimiser, loss_g)                          # step
+            update(step, student, optimiser, cfg.lr, loss_g)                          # step
             update_ema(ema, student, step, cfg.ema)                           # ema
             row["loss_g"] = loss_g
         sums.append({k: v.item() for k, v in row.items()})
@@ -230,7 +245,7 @@ def train(cfg, resume=False):
             if reader:
                 log(step + 1, phase=n, **look(ema, n, held_out, autoencoder, reader, motion))
         if (step + 1) % cfg.save_every == 0 or step + 1 == len(plan):         # save
-            save_training(cfg, "stage2", step + 1, generator, **parts)
+            save_training(cfg, "stage2", step + 1, generator, ship=n == 1, **parts)                # before phase 1 it is no one-step model
     return ema
 
 

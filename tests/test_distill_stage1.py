@@ -190,6 +190,15 @@ def test_rollout_calls_the_network_k_times_and_only_the_last_call_carries_gradie
     assert len(draws) == k                                                   # one to start, one between each two steps
 
 
+def test_under_bfloat16_the_last_call_still_trains_convolutions_and_matrices():
+    """Autocast caches cast weights: a cast made without gradient in an earlier step must not be used in the last."""
+    model = small_unet()
+    with torch.autocast("cpu", torch.bfloat16):
+        x0_hat = rollout(model, condition(), lambda: torch.randn(SHAPE), TAUS[:3])
+    x0_hat.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 # ---- the sampler
 
 def test_rollout_without_fresh_noise_is_ddim():

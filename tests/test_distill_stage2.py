@@ -13,7 +13,7 @@ import common
 import distill_stage2 as stage2
 import tiny_data
 from distill_stage1 import few_step_sample, rollout
-from distill_stage2 import Discriminator, disc_loss, draw_last, gen_loss, penalty, phase_timesteps, self_compare_loss
+from distill_stage2 import Discriminator, disc_loss, draw_last, gen_loss, penalty, phase_timesteps, self_compare_loss, warm_timesteps
 from teacher import T
 from test_distill_stage1 import SHAPE, condition, small_unet
 
@@ -30,17 +30,34 @@ def test_phase_timesteps(n, want):
 @pytest.mark.parametrize("n", [3, 2, 1])
 def test_warm_up_draws_between_the_old_and_the_new_last_timestep_and_ends_at_the_new(n):
     u, old, new = torch.rand(1000), T / (n + 1), T / n
-    widest = [draw_last(n, i, 100, u).max().item() for i in range(100)]
+    widest = [draw_last(n + 1, n, i, 100, u).max().item() for i in range(100)]
     for i in range(100):
-        t = draw_last(n, i, 100, u)
+        t = draw_last(n + 1, n, i, 100, u)
         assert (t >= old).all() and (t <= new).all()
     assert widest == sorted(widest)                                          # the gap opens
     assert widest[0] < old + 0.02 * (new - old) and widest[-1] > old + 0.95 * (new - old)
-    assert (draw_last(n, 100, 100, u) == new).all() and (draw_last(n, 0, 0, u) == new).all()
+    assert (draw_last(n + 1, n, 100, 100, u) == new).all() and (draw_last(n + 1, n, 0, 0, u) == new).all()
 
 
 def test_phase_four_starts_where_stage_one_ended():
-    assert (draw_last(4, 0, 100, torch.rand(5)) == T / 4).all()
+    assert (draw_last(4, 4, 0, 100, torch.rand(5)) == T / 4).all()
+
+
+@pytest.mark.parametrize("n", [4, 3, 2, 1])
+@pytest.mark.parametrize("i", [0, 50, 99, 100, 500])
+def test_every_rollout_starts_from_pure_noise_at_T(n, i):
+    """Phase 1 too: noise labelled with t < T would be an input that no sampler makes."""
+    last = draw_last(min(n + 1, 4), n, i, 100, torch.full((2,), 0.5))
+    taus = warm_timesteps(n, i, 100, last)
+    first = torch.as_tensor(taus[0], dtype=torch.float32).expand(2)
+    assert (first == T).all() and taus[-1] is last and len(taus) == (2 if n == 1 and i < 100 else n)
+
+
+def test_the_shipped_student_is_written_in_phase_one_only(workplace):
+    stage2.train(replace(stage2.Config(**SMALL, out="s", weights="s.pt"), save_every=1))
+    assert torch.load("s.pt", weights_only=True)["step"] == 5
+    with pytest.raises(ValueError, match="--batch"):
+        stage2.train(replace(stage2.Config(**SMALL, out="s", weights="s.pt"), batch=3), resume=True)
 
 
 # ---- the losses at values computed by hand
