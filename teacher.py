@@ -293,7 +293,7 @@ class Clips:
     def clip(self, video, start, ref):
         """x0 (F, C, H, W), ref (C, H, W), audio (F, W, A) of one video, counted in its own frames."""
         a = int(self.starts[video])
-        return (self.latents[a + start:a + start + self.frames], self.latents[a + ref],
+        return (self.latents[a + start:a + start + self.frames].float(), self.latents[a + ref].float(),    # kept as half: only here
                 torch.from_numpy(self.windows[video][start:start + self.frames].copy()).to(self.device))
 
     def batch(self, size, generator, context, context_rate):
@@ -305,7 +305,7 @@ class Clips:
             video = draw(len(self.windows))
             n = self.starts[video + 1] - self.starts[video]
             rows.append(self.clip(video, draw(n - self.frames + 1), draw(n)))
-        x0, ref, audio = (torch.stack(r).float() for r in zip(*rows))
+        x0, ref, audio = (torch.stack(r) for r in zip(*rows))
         level = 0.075 * torch.randn(size, 1, 1, 1, generator=generator)       # 3 dB: a file's level is known only roughly
         given = (torch.rand(size, 1, generator=generator) < context_rate) & (torch.arange(self.frames) < context)
         mask = given.float().to(self.device)
@@ -434,7 +434,7 @@ def train(cfg, resume=False):
 def preview(clips, count=3):
     """The first clip of each of the first videos, its portrait the video's last frame -> x0 (n, F, C, H, W), Cond without context."""
     picked = [clips.clip(i, 0, clips.starts[i + 1] - clips.starts[i] - 1) for i in range(min(count, len(clips.windows)))]
-    x0, ref, audio = (torch.stack(x).float() for x in zip(*picked))
+    x0, ref, audio = (torch.stack(x) for x in zip(*picked))
     return x0, Cond(ref, audio, torch.zeros_like(x0), torch.zeros(x0.shape[:2], device=x0.device))
 
 

@@ -307,6 +307,12 @@ def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     assert any((a != b).any() for a, b in zip(usual.parameters(), other.parameters()))
 
 
+def test_bfloat16_trains_every_network(workplace, usual):
+    other = stage1.train(replace(BASE, bf16=True))                           # a batch is drawn under autocast, which takes no half precision
+    assert any((a != b).any() for a, b in zip(usual.parameters(), other.parameters()))
+    assert all(p.isfinite().all() for p in other.parameters())
+
+
 def test_the_student_starts_as_the_teacher_and_random_is_random(workplace):
     still = replace(stage1.Config(**SMALL, out="a", weights="a.pt"), steps=1, lr=0.0)
     t = teacher.load_teacher("teacher.pt")[0]
