@@ -12,14 +12,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import distill_stage2
 import evaluate
 import metrics
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
-from common import one_line_errors
+from common import one_line_errors, pick_device
 from distill_stage1 import few_step_sample, load_stage1
 
 VARIANTS = {  # what differs from the Config of distill_stage2.py
@@ -53,7 +52,7 @@ def ablate(args):
     scale = lambda n: max(1, round(n * args.budget))
     base = replace(base, bf16=args.bf16, warm_disc=scale(base.warm_disc), phase_steps=scale(base.phase_steps), last_steps=scale(base.last_steps),
                    curriculum=scale(base.curriculum))
-    out, device = Path(args.out), torch.device("cpu" if not torch.cuda.is_available() else "cuda")
+    out, device = Path(args.out), pick_device("auto")
     for name in wanted:                                                       # train
         for seed in range(args.seeds):
             place = out / f"{name}-{seed}"

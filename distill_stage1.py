@@ -27,8 +27,8 @@ import metrics
 import tiny_data
 from autoencoder import load_autoencoder
 from common import Log, check_finite, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from teacher import (S_AUDIO, S_REF, T, Clips, UNet, add_noise, contact_sheet, eps_from_v, guided_v, load_teacher, preview,
-                     trailing_timesteps, v_loss, v_target, x0_from_v)
+from teacher import (S_AUDIO, S_REF, T, Clips, UNet, add_noise, contact_sheet, eps_from_v, guided_v, hold_context, load_teacher, preview,
+                     trailing_timesteps, trainable, v_loss, v_target, x0_from_v)
 
 
 @dataclass
@@ -72,13 +72,6 @@ SMOKE = dict(videos=4, steps=3, batch=2, warmup=1, fake_updates=2, log_every=1, 
 
 
 # ---------------------------------------------------------------- the equations
-
-def hold_context(x, cond, eps=None, t=None):
-    """x (B, F, C, H, W) with the places of context frames replaced by their true latents, noised to t if ε and t are given."""
-    given = cond.context if eps is None else add_noise(cond.context, eps, t)
-    mask = cond.mask[:, :, None, None, None]
-    return mask * given + (1 - mask) * x
-
 
 def rollout(student, cond, noise, taus, renoise="fresh"):
     """The student's sampler: x_T = ε; x̂0 = G(x_τ, τ); x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0 is returned. TurboTalk, stage 1.
@@ -155,7 +148,27 @@ def look(student, steps, clips, autoencoder, reader, motion, seed=0, renoise="fr
                        colour=float(127.5 * (frames[0].mean((0, 2, 3)) - frames[1].mean((0, 2, 3))).abs().mean()))
 
 
-# ---------------------------------------------------------------- training
+# ---------------------------------------------------------------- training: what both stages share, then stage 1
+
+def material(cfg, autoencoder, device):
+    """-> training Clips, held-out Clips, and (reader, true motion (V, F, 11)) for look, or None without --metrics or on your own clips."""
+    clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
+    videos, judge = tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1), None
+    if cfg.metrics and len(videos.motion):
+        judge = metrics.load_metrics(cfg.metrics, device)["reader"], np.stack([videos.motion[a:a + cfg.frames] for a in videos.starts[:-1]])
+    return clips, Clips(videos, autoencoder, cfg.frames, device), judge
+
+
+def update(step, network, optimiser, lr, loss):
+    """One optimiser step -> the gradient's norm. lr is set each time, so it also holds after --resume with another one."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0).item()
+    check_finite(step, loss=loss.item(), gradient=norm)
+    optimiser.param_groups[0]["lr"] = lr
+    optimiser.step()
+    return norm
+
 
 def train(cfg, resume=False):
     for name, allowed in dict(simulate=("backward", "data"), renoise=("fresh", "ddim"), init=("teacher", "random")).items():
@@ -173,23 +186,18 @@ def train(cfg, resume=False):
     autoencoder = load_autoencoder(cfg.autoencoder, device)
     teacher, made = load_teacher(cfg.teacher, device)
     cfg = replace(cfg, **{k: made[k] for k in ("channels", "frames", "context")})
-    clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
-    videos = tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1)
-    held_out, reader = Clips(videos, autoencoder, cfg.frames, device), None
-    if cfg.metrics and len(videos.motion):
-        reader, motion = metrics.load_metrics(cfg.metrics, device)["reader"], np.stack([videos.motion[a:a + cfg.frames] for a in videos.starts[:-1]])
+    clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks
-    fake = deepcopy(teacher).train().requires_grad_(True)
-    fake.audio.requires_grad_(False)                                          # the listener stays as the teacher has it
-    student = (deepcopy(teacher) if cfg.init == "teacher" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)).train().requires_grad_(True)
-    student.audio.load_state_dict(teacher.audio.state_dict()), student.audio.requires_grad_(False)
+    fake = trainable(deepcopy(teacher))
+    student = trainable(deepcopy(teacher) if cfg.init == "teacher" else UNet(cfg.channels).to(device, memory_format=torch.channels_last))
+    student.audio.load_state_dict(teacher.audio.state_dict())                 # a random student too has the teacher's listener
     ema = deepcopy(student).eval().requires_grad_(False)
     taus = trailing_timesteps(cfg.target_steps)[:-1]
 
     # 4 optimisers
-    optimiser = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
-    fake_optimiser = torch.optim.AdamW([p for p in fake.parameters() if p.requires_grad], lr=cfg.fake_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    fake_optimiser = torch.optim.AdamW(fake.parameters(), lr=cfg.fake_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
 
     # 5 resume
     parts = dict(student=student, fake=fake, ema=ema, optimiser=optimiser, fake_optimiser=fake_optimiser)
@@ -210,25 +218,15 @@ def train(cfg, resume=False):
             x0_hat = hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
         return cond, x0_hat, torch.rand(cfg.batch, generator=generator).to(device), noise()
 
-    def update(step, network, opt, lr, loss):
-        """One optimiser step -> the gradient's norm."""
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0).item()
-        check_finite(step, loss=loss.item(), gradient=norm)
-        opt.param_groups[0]["lr"] = lr * min(1, (step + 1) / max(1, cfg.warmup))
-        opt.step()
-        return norm
-
     # 6 loop
     for step in range(first, cfg.steps):
-        fake_losses = []
+        fake_losses, warm = [], min(1, (step + 1) / max(1, cfg.warmup))
         for _ in range(cfg.fake_updates):                                     # fake score: catches up with the student
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
                 with torch.no_grad():
                     cond, x0_hat, u, eps = draw()
                 loss = fake_loss(fake, x0_hat, cond, T * (1 - u), eps)
-            update(step, fake, fake_optimiser, cfg.fake_lr, loss)
+            update(step, fake, fake_optimiser, cfg.fake_lr * warm, loss)
             fake_losses.append(loss.item())
 
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):   # student
@@ -239,7 +237,7 @@ def train(cfg, resume=False):
                 x0_real = real_score(teacher, xt, t, cond, cfg.s_ref, cfg.s_audio)
                 g = dmd_gradient(x0_from_v(xt, fake(xt, t, cond), t), x0_real, x0_hat, cond.mask)
         loss = dmd_loss(x0_hat, g, cond.mask)
-        norm = update(step, student, optimiser, cfg.lr, loss)
+        norm = update(step, student, optimiser, cfg.lr * warm, loss)
         update_ema(ema, student, step, cfg.ema)                               # ema
         sums.append([g.abs().mean().item(), np.mean(fake_losses) if fake_losses else math.nan, x0_hat.mean().item(), x0_hat.std().item(), norm])
 
@@ -249,8 +247,8 @@ def train(cfg, resume=False):
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:       # sample
             sampler = lambda cond, noise: few_step_sample(ema, cond, noise, cfg.target_steps, cfg.renoise)
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler], held_out, autoencoder)
-            if reader:
-                log(step + 1, **look(ema, cfg.target_steps, held_out, autoencoder, reader, motion, renoise=cfg.renoise))
+            if judge:
+                log(step + 1, **look(ema, cfg.target_steps, held_out, autoencoder, *judge, renoise=cfg.renoise))
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:         # save
             save_training(cfg, "stage1", step + 1, generator, **parts)
     return ema

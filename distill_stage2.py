@@ -23,12 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import metrics
-import tiny_data
 from autoencoder import load_autoencoder
-from common import Log, check_finite, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from distill_stage1 import few_step_sample, hold_context, load_stage1, look, rollout
-from teacher import T, Clips, UNet, contact_sheet, load_teacher, trailing_timesteps
+from common import Log, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from distill_stage1 import few_step_sample, load_stage1, look, material, rollout, update
+from teacher import T, UNet, contact_sheet, hold_context, load_teacher, trailing_timesteps, trainable
 
 
 @dataclass
@@ -168,24 +166,18 @@ def train(cfg, resume=False):
     if made.get("target_steps", 4) != 4:
         raise ValueError(f"{cfg.student} is a student of {made['target_steps']} steps: stage 2 starts from one of 4")
     cfg = replace(cfg, **{k: made[k] for k in ("channels", "frames", "context")})
-    clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
-    videos = tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1)
-    held_out, reader = Clips(videos, autoencoder, cfg.frames, device), None
-    if cfg.metrics and len(videos.motion):
-        reader, motion = metrics.load_metrics(cfg.metrics, device)["reader"], np.stack([videos.motion[a:a + cfg.frames] for a in videos.starts[:-1]])
+    clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks
-    student = deepcopy(reference).train().requires_grad_(True)
-    student.audio.requires_grad_(False)                                       # the listener stays as the teacher has it
+    student = trainable(deepcopy(reference))
     ema = deepcopy(reference)
     disc = deepcopy(reference) if cfg.disc_init == "student" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)
-    disc.audio.load_state_dict(reference.audio.state_dict())
-    disc = Discriminator(disc.train().requires_grad_(True)).to(device, memory_format=torch.channels_last)
-    disc.unet.audio.requires_grad_(False)
+    disc.audio.load_state_dict(reference.audio.state_dict())                  # a random one too has the student's listener
+    disc = Discriminator(trainable(disc)).to(device, memory_format=torch.channels_last)
 
     # 4 optimisers
-    optimiser = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
-    disc_optimiser = torch.optim.AdamW([p for p in disc.parameters() if p.requires_grad], lr=cfg.disc_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    disc_optimiser = torch.optim.AdamW(disc.parameters(), lr=cfg.disc_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
 
     # 5 resume
     parts = dict(student=student, disc=disc, ema=ema, optimiser=optimiser, disc_optimiser=disc_optimiser)
@@ -193,45 +185,36 @@ def train(cfg, resume=False):
     log, sums = Log(cfg.out, cfg, device, resume), []
     middle = [(3, cfg.phase_steps), (2, cfg.phase_steps)] if cfg.progressive else []
     phases = [(4, cfg.warm_disc), *middle, (1, cfg.last_steps + (0 if cfg.progressive else 2 * cfg.phase_steps))]
-    before = {4: 4, **{n: phases[k - 1][0] for k, (n, _) in enumerate(phases) if k}}                  # the phase before each
-    plan = [(n, i) for n, length in phases for i in range(length)]            # iteration -> phase, iteration within it
-
-    def update(step, network, opt, lr, loss):
-        """One optimiser step."""
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0).item()
-        check_finite(step, loss=loss.item(), gradient=norm)
-        opt.param_groups[0]["lr"] = lr                                        # also after --resume with another one
-        opt.step()
+    plan = [(before, n, i) for (before, _), (n, length) in zip([phases[0], *phases], phases) for i in range(length)]
 
     # 6 loop
     for step in range(first, len(plan)):
-        n, i = plan[step]
+        before, n, i = plan[step]                                             # the phase before, the phase, the iteration within it
         if i == 0 and step:                                                   # a new game: the old moments would jump
             optimiser.state.clear(), disc_optimiser.state.clear()
-        real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
-        noise = lambda: torch.randn(real.shape, generator=generator).to(device)
-        last = draw_last(before[n], n, i, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
+        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
+        noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
+        last = draw_last(before, n, i, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-            fake = rollout(student, cond, noise, warm_timesteps(n, i, cfg.curriculum, last))      # gradient through the last step
-            compared = few_step_sample(reference, cond, noise)
+            with torch.set_grad_enabled(n < 4):                               # in phase 4 only the discriminator learns
+                x0_hat = rollout(student, cond, noise, warm_timesteps(n, i, cfg.curriculum, last))
+            x_ref = few_step_sample(reference, cond, noise)
 
-            fakes = fake.detach()                                             # detach: the discriminator must not train the student
-            d_real, d_fake, d_ref = (disc(x, cond) for x in (real, fakes, compared))              # loss of the discriminator
-            rough = sum(penalty(disc, x, d, cond, cfg.sigma, noise()) for x, d in ((real, d_real), (fakes, d_fake), (compared, d_ref))) if cfg.penalty else 0
-            loss_d = disc_loss(cfg.gan, d_real, d_fake) + cfg.self_compare * self_compare_loss(d_ref, d_fake) + cfg.penalty * rough
-        update(step, disc, disc_optimiser, cfg.disc_lr, loss_d)                            # step
+            samples = x0, x0_hat.detach(), x_ref                               # detach: the discriminator must not train the student
+            d_real, d_fake, d_ref = values = [disc(x, cond) for x in samples]                       # loss of the discriminator
+            slope = sum(penalty(disc, x, d, cond, cfg.sigma, noise()) for x, d in zip(samples, values)) if cfg.penalty else 0
+            loss_d = disc_loss(cfg.gan, d_real, d_fake) + cfg.self_compare * self_compare_loss(d_ref, d_fake) + cfg.penalty * slope
+        update(step, disc, disc_optimiser, cfg.disc_lr, loss_d)               # step
 
         row = dict(real=d_real.mean(), reference=d_ref.mean(), fake=d_fake.mean(), accuracy=(d_real > d_fake).float().mean(), loss_d=loss_d,
-                   penalty=torch.as_tensor(rough), last_t=last.mean(), latent_std=fakes.std())
-        if n < 4:                                                             # in phase 4 only the discriminator learns
+                   penalty=torch.as_tensor(slope), last_t=last.mean(), latent_std=x0_hat.std())
+        if n < 4:
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                    # loss of the student
                 with torch.no_grad():
-                    g_real, g_ref = disc(real, cond), disc(compared, cond)
-                g_fake = disc(fake, cond)
+                    g_real, g_ref = disc(x0, cond), disc(x_ref, cond)
+                g_fake = disc(x0_hat, cond)
                 loss_g = gen_loss(cfg.gan, g_real, g_fake) + cfg.self_compare * self_compare_loss(g_fake, g_ref)
-            update(step, student, optimiser, cfg.lr, loss_g)                          # step
+            update(step, student, optimiser, cfg.lr, loss_g)                  # step
             update_ema(ema, student, step, cfg.ema)                           # ema
             row["loss_g"] = loss_g
         sums.append({k: v.item() for k, v in row.items()})
@@ -242,8 +225,8 @@ def train(cfg, resume=False):
         if (step + 1) % cfg.sample_every == 0 or step + 1 == len(plan):       # sample
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [lambda cond, noise: few_step_sample(ema, cond, noise, n),
                                                            lambda cond, noise: few_step_sample(reference, cond, noise, 4)], held_out, autoencoder)
-            if reader:
-                log(step + 1, phase=n, **look(ema, n, held_out, autoencoder, reader, motion))
+            if judge:
+                log(step + 1, phase=n, **look(ema, n, held_out, autoencoder, *judge))
         if (step + 1) % cfg.save_every == 0 or step + 1 == len(plan):         # save
             save_training(cfg, "stage2", step + 1, generator, ship=n == 1, **parts)                # before phase 1 it is no one-step model
     return ema

@@ -42,6 +42,7 @@ from tiny_data import faces
 
 HERE = Path(__file__).resolve().parent
 CHUNK, CONTEXT = Config.frames, Config.context   # 16 frames that the network sees at once; 4 of these may be given by the chunk before
+CAPTION = 28     # pixels of the line under the pictures of --compare
 MODELS = {  # name: its loader, sampler(model, cond, noise, **settings) -> x0, the sampler's settings; weights: checkpoints/<name>.pt
     "teacher": (load_teacher, lambda model, cond, noise, **k: ddim_sample(model, cond, noise(), **k), dict(steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO)),
     "stage1": (load_stage1, few_step_sample, dict(steps=4)),
@@ -139,12 +140,11 @@ def enlarge(frames, size, how):
     return to_uint8(F.interpolate(to_pixels(frames), size=(size, size), mode="nearest" if how == "nearest" else "bicubic"))
 
 
-def caption(texts, size, height=28):
-    """A line of text under each of several pictures of `size` pixels -> (height, len(texts) * size, 3) uint8."""
-    image = Image.new("RGB", (len(texts) * size, height), "white")
+def caption(texts, size):
+    """A line of text under each of several pictures of `size` pixels -> (CAPTION, len(texts) * size, 3) uint8."""
+    image, font = Image.new("RGB", (len(texts) * size, CAPTION), "white"), ImageFont.load_default(size / 18)
     for i, text in enumerate(texts):
-        font = ImageFont.load_default(size / 18)
-        ImageDraw.Draw(image).text(((i + 0.5) * size, height / 2), text, fill="black", font=font, anchor="mm")
+        ImageDraw.Draw(image).text(((i + 0.5) * size, CAPTION / 2), text, fill="black", font=font, anchor="mm")
     return np.asarray(image)
 
 
@@ -308,7 +308,7 @@ def main(argv=None):
                         bar.update(len(frames))
 
             start = time.perf_counter()
-            size = (len(runs) * args.size, args.size + (28 if args.compare else 0))
+            size = (len(runs) * args.size, args.size + CAPTION * args.compare)
             WRITERS[temporary.suffix](temporary, pictures(), n_frames, size, args.audio)
             sampling = time.perf_counter() - start
         chunks = 1 + max(0, math.ceil((n_frames - CHUNK) / (CHUNK - CONTEXT)))

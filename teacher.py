@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny_data
-from audio_features import FPS, N_MELS, WINDOW
+from audio_features import N_MELS, WINDOW
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import Log, Muon, check_finite, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from tiny_data.speech import PHONES
+from listener import pretrain_sound
 
 
 @dataclass
@@ -151,6 +151,13 @@ def drop(cond, keep_ref, keep_audio):
     return cond._replace(ref=cond.ref * keep_ref[:, None, None, None], audio=cond.audio * keep_audio[:, None, None, None])
 
 
+def hold_context(x, cond, eps=None, t=None):
+    """x (B, F, C, H, W) with the places of context frames replaced by their true latents, noised to t if ε and t are given."""
+    given = cond.context if eps is None else add_noise(cond.context, eps, t)
+    mask = cond.mask[:, :, None, None, None]
+    return mask * given + (1 - mask) * x
+
+
 class Block(nn.Module):
     """One level's unit: x (B F, c_in, H, W), emb (B F, D), tokens (B F, 5, D / 2) -> (B F, c, H, W).
 
@@ -269,11 +276,10 @@ def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
     The places of context frames hold their true latents, noised to the same t, as in training: what the network answers there
     is nothing that it was taught. They are returned as given.
     """
-    x, ts, mask = eps, trailing_timesteps(steps), cond.mask[:, :, None, None, None]
+    x, ts = eps, trailing_timesteps(steps)
     for t, s in zip(ts, ts[1:]):
         t, s = torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)
-        x = ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s)
-        x = mask * add_noise(cond.context, eps, s) + (1 - mask) * x
+        x = hold_context(ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s), cond, eps, s)
     return x
 
 
@@ -312,6 +318,13 @@ class Clips:
         return x0, Cond(ref, (audio + level.to(self.device)), x0 * mask[:, :, None, None, None], mask)
 
 
+def trainable(unet):
+    """The network, in place, ready to train: everything but its listener."""
+    unet.train().requires_grad_(True)
+    unet.audio.requires_grad_(False)
+    return unet
+
+
 def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
     """-> (UNet in eval mode without gradients, its Config as a dict). Raises ValueError for a missing or foreign file."""
     model, config = load_network(path, kind, lambda config: UNet(config["channels"]))
@@ -319,39 +332,6 @@ def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
 
 
 # ---------------------------------------------------------------- training
-
-def pretrain_sound(tokens, videos, steps, generator, device, batch=128):
-    """Teach the sound's tokens to name the phone they lie on; -> share of right names on the last batches, nan without phones.
-
-    tokens: UNet.audio, (B, A, W) -> (B, D / 2, 5); token j of frame k lies on frame k − 2 + j. This is what speech recognition, wav2vec 2.0
-    (2006.11477), is to the models that the paper distils: they do not have to learn phonetics from pictures of lips.
-    """
-    if not videos.phones:
-        return math.nan
-    names, labels = list(PHONES), []
-    for phones, a, b in zip(videos.phones, videos.starts, videos.starts[1:]):
-        k = (np.arange(-2, b - a + 2) + 0.5) / FPS
-        label = np.zeros(len(k), int)                                         # before and after the video: the pause, number 0
-        for symbol, start, end in phones:
-            label[(k >= start) & (k < end)] = names.index(symbol)
-        labels.append(np.lib.stride_tricks.sliding_window_view(label, WINDOW // 4))
-    labels, windows, right = torch.from_numpy(np.concatenate(labels)), [videos.windows(i) for i in range(len(videos.phones))], []
-    head = nn.Linear(tokens[-1].out_channels, len(names)).to(device)
-    optimiser = torch.optim.AdamW([*tokens.parameters(), *head.parameters()], lr=1e-3)
-    for step in range(steps):
-        picked = torch.randint(len(labels), (batch,), generator=generator)
-        video = np.searchsorted(videos.starts, picked.numpy(), side="right") - 1
-        x = torch.from_numpy(np.stack([windows[v][i - videos.starts[v]] for v, i in zip(video, picked.tolist())]))
-        x = x + 0.075 * torch.randn(batch, 1, 1, generator=generator)                            # as in Clips.batch
-        y, named = labels[picked].flatten().to(device), head(tokens(x.to(device).transpose(1, 2)).transpose(1, 2)).flatten(0, 1)
-        loss = F.cross_entropy(named, y)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.param_groups[0]["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimiser.step()
-        right = right[-49:] + [(named.argmax(1) == y).float().mean().item()]
-    return float(np.mean(right)) if right else math.nan
-
 
 def is_sound(name):
     """Whether a parameter of the UNet belongs to the sound: tokens, their MLP, cross-attention."""
@@ -375,7 +355,7 @@ def train(cfg, resume=False):
 
     # 3 networks
     model = UNet(cfg.channels).to(device, memory_format=torch.channels_last)
-    if cfg.init:                                                              # strict=False: the skipped parts stay as they are
+    if cfg.init and not resume:                                               # strict=False: the skipped parts stay as they are
         state = load_teacher(cfg.init, device)[0].state_dict()
         model.load_state_dict({k: v for k, v in state.items() if not (videos.phones and is_sound(k))}, strict=False)
     if not resume:
@@ -387,8 +367,8 @@ def train(cfg, resume=False):
     print(f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}")
 
     # 4 optimiser
-    inner = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim > 1 and "place" not in name and name.split(".")[0] in BLOCKS}
-    rest = [p for name, p in model.named_parameters() if p.requires_grad and name not in inner]
+    inner = {name: p for name, p in model.named_parameters() if p.ndim > 1 and "place" not in name and name.split(".")[0] in BLOCKS}
+    rest = [p for name, p in model.named_parameters() if name not in inner]                            # without gradient, as the listener: left alone
     optimiser = torch.optim.AdamW(rest, lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     muon = Muon(inner.values(), lr=cfg.lr, dtype=torch.bfloat16 if cfg.bf16 else torch.float32)    # half the steps of AdamW alone
 
