@@ -1,12 +1,17 @@
 import json
+from pathlib import Path
 
 import pytest
 
 import ablate
+import distill_stage2
+import test_distill_stage2
+from helpers import prepare
+
+SHIPPED = Path(ablate.__file__).parent / "checkpoints/metrics.pt"
 
 
 def test_every_variant_changes_the_config_and_names_an_option():
-    import distill_stage2
     base = vars(distill_stage2.Config())
     for name, changes in ablate.VARIANTS.items():
         assert changes.keys() <= base.keys()
@@ -27,17 +32,9 @@ def test_unknown_variant_is_named(capsys):
 
 def test_two_variants_end_to_end_and_a_second_run_trains_nothing(tmp_path, monkeypatch):
     """The table is made of the shipped judges' numbers; the networks are untrained."""
-    import distill_stage2
-    import test_distill_stage2 as other
-    from pathlib import Path
-    import autoencoder
-    import common
-    shipped = Path(ablate.__file__).parent / "checkpoints/metrics.pt"
-    monkeypatch.chdir(tmp_path)
-    common.save_checkpoint("ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
-    common.save_checkpoint("stage1.pt", kind="stage1", config=dict(channels=16, frames=16, context=4), model=other.small_unet().state_dict())
-    monkeypatch.setattr(distill_stage2, "SMOKE", {**other.SMALL, "curriculum": 1})
-    line = ["--smoke", "--variants", "full,hinge", "--clips", "2", "--budget", "1", "--metrics", str(shipped), "--out", "o"]
+    monkeypatch.chdir(prepare(tmp_path, "stage1"))
+    monkeypatch.setattr(distill_stage2, "SMOKE", {**test_distill_stage2.SMALL, "curriculum": 1})
+    line = ["--smoke", "--variants", "full,hinge", "--clips", "2", "--budget", "1", "--metrics", str(SHIPPED), "--out", "o"]
     ablate.main(line)
     saved = json.loads(open("o/table.json").read())
     assert [r["variant"] for r in saved["rows"]] == ["stage1", "stage1_1step", "full", "hinge"] and (tmp_path / "o/sheet.png").exists()

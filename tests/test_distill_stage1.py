@@ -7,13 +7,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-import autoencoder
-import common
 import distill_stage1 as stage1
 import teacher
-import tiny_data
-from distill_stage1 import dmd_gradient, dmd_loss, fake_loss, few_step_sample, hold_context, real_score, rollout
-from teacher import T, Cond, UNet, add_noise, alpha_sigma, ddim_sample, trailing_timesteps, v_loss, x0_from_v
+from distill_stage1 import dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout
+from helpers import prepare, small_unet, train_with_a_power_cut
+from teacher import T, Cond, add_noise, alpha_sigma, ddim_sample, hold_context, trailing_timesteps, v_loss, x0_from_v
 
 torch.manual_seed(0)
 SHAPE = (2, 16, 16, 8, 8)
@@ -25,16 +23,6 @@ def condition(batch=2, given=0, seed=0, frames=16):
     mask = (torch.arange(frames) < given).float().expand(batch, frames)
     return Cond(torch.randn(batch, 16, 8, 8, generator=g), torch.randn(batch, frames, 20, 64, generator=g),
                 torch.randn(batch, frames, 16, 8, 8, generator=g) * mask[:, :, None, None, None], mask.clone())
-
-
-def small_unet(seed=0):
-    """A UNet of 16 channels whose zero-initialised layers are filled, so that gradients reach everything."""
-    torch.manual_seed(seed)
-    model = UNet(16)
-    for p in model.parameters():
-        if p.abs().max() == 0:
-            nn.init.normal_(p, std=0.1)
-    return model
 
 
 class Gaussian(nn.Module):
@@ -250,19 +238,13 @@ def test_hold_context_changes_only_the_given_places():
 
 # ---- training
 
-SMALL = dict(data="data", videos=3, autoencoder="ae.pt", teacher="teacher.pt", metrics="", steps=4, batch=2, warmup=1, fake_updates=2, log_every=1,
+SMALL = dict(data="data", videos=1, autoencoder="ae.pt", teacher="teacher.pt", metrics="", steps=4, batch=2, warmup=1, fake_updates=2, log_every=1,
              save_every=2, sample_every=9)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with an untrained autoencoder, an untrained teacher and a small data set."""
-    path = tmp_path_factory.mktemp("stage1")
-    torch.manual_seed(0)
-    common.save_checkpoint(path / "ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
-    common.save_checkpoint(path / "teacher.pt", kind="teacher", config=dict(channels=16, frames=16, context=4), model=small_unet().state_dict())
-    tiny_data.load(path / "data", "train", 3)
-    return path
+    return prepare(tmp_path_factory.mktemp("stage1"), "teacher", videos=1)
 
 
 @pytest.fixture()
@@ -282,17 +264,7 @@ def usual(folder):
 
 def test_resume_equals_no_interruption(workplace, monkeypatch):
     whole = stage1.train(stage1.Config(**SMALL, out="a", weights="a.pt"))
-    calls, real = iter(range(99)), stage1.update_ema
-
-    def stop_after_two(*args):
-        real(*args)
-        if next(calls) == 2:
-            raise KeyboardInterrupt
-    monkeypatch.setattr(stage1, "update_ema", stop_after_two)
-    with pytest.raises(KeyboardInterrupt):
-        stage1.train(stage1.Config(**SMALL, out="b", weights="b.pt"))
-    monkeypatch.setattr(stage1, "update_ema", real)
-    resumed = stage1.train(stage1.Config(**SMALL, out="b", weights="b.pt"), resume=True)
+    resumed = train_with_a_power_cut(stage1, stage1.Config(**SMALL, out="b", weights="b.pt"), monkeypatch, call=2)
     for a, b in zip(whole.parameters(), resumed.parameters()):
         assert_close(a, b, rtol=0, atol=0)
     model, _ = stage1.load_stage1("b.pt")

@@ -8,14 +8,12 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-import autoencoder
-import common
 import distill_stage2 as stage2
-import tiny_data
 from distill_stage1 import few_step_sample, rollout
 from distill_stage2 import Discriminator, disc_loss, draw_last, gen_loss, penalty, phase_timesteps, self_compare_loss, warm_timesteps
+from helpers import prepare, small_unet, train_with_a_power_cut
 from teacher import T
-from test_distill_stage1 import SHAPE, condition, small_unet
+from test_distill_stage1 import SHAPE, condition
 
 KINDS = ("relativistic", "hinge", "vanilla")
 
@@ -183,19 +181,13 @@ def test_the_discriminator_is_a_copy():
 
 # ---- training
 
-SMALL = dict(data="data", videos=3, autoencoder="ae.pt", student="stage1.pt", metrics="", batch=2, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1,
+SMALL = dict(data="data", videos=1, autoencoder="ae.pt", student="stage1.pt", metrics="", batch=2, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1,
              log_every=1, save_every=2, sample_every=9)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with an untrained autoencoder, an untrained 4-step student and a small data set."""
-    path = tmp_path_factory.mktemp("stage2")
-    torch.manual_seed(0)
-    common.save_checkpoint(path / "ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
-    common.save_checkpoint(path / "stage1.pt", kind="stage1", config=dict(channels=16, frames=16, context=4), model=small_unet().state_dict())
-    tiny_data.load(path / "data", "train", 3)
-    return path
+    return prepare(tmp_path_factory.mktemp("stage2"), "stage1", videos=1)
 
 
 @pytest.fixture()
@@ -215,17 +207,7 @@ def usual(folder):
 
 def test_resume_equals_no_interruption(workplace, monkeypatch):
     whole = stage2.train(stage2.Config(**SMALL, out="a", weights="a.pt"))
-    calls, real = iter(range(99)), stage2.update_ema
-
-    def stop_after_two(*args):
-        real(*args)
-        if next(calls) == 1:                                                 # in the third iteration: the first updates no student
-            raise KeyboardInterrupt
-    monkeypatch.setattr(stage2, "update_ema", stop_after_two)
-    with pytest.raises(KeyboardInterrupt):
-        stage2.train(stage2.Config(**SMALL, out="b", weights="b.pt"))
-    monkeypatch.setattr(stage2, "update_ema", real)
-    resumed = stage2.train(stage2.Config(**SMALL, out="b", weights="b.pt"), resume=True)
+    resumed = train_with_a_power_cut(stage2, stage2.Config(**SMALL, out="b", weights="b.pt"), monkeypatch, call=1)                  # in the third iteration: the first updates no student
     for a, b in zip(whole.parameters(), resumed.parameters()):
         assert_close(a, b, rtol=0, atol=0)
     model, _ = stage2.load_stage2("b.pt")

@@ -7,6 +7,8 @@ import torch
 from torch.testing import assert_close
 
 import teacher
+from helpers import prepare, small_unet, train_with_a_power_cut
+from listener import pretrain_sound
 from teacher import (Block, Clips, Cond, T, UNet, add_noise, alpha_sigma, cond_map, ddim_sample, ddim_step, drop, eps_from_v,
                      guide, guided_v, trailing_timesteps, v_loss, v_target, x0_from_v)
 
@@ -25,13 +27,7 @@ def condition(batch=2, frames=16, given=0, seed=0):
 
 @pytest.fixture(scope="module")
 def unet():
-    """A small network whose zero-initialised layers are filled, so that every input can have an effect."""
-    torch.manual_seed(0)
-    model = UNet(channels=16)
-    for p in model.parameters():
-        if p.abs().max() == 0:
-            torch.nn.init.normal_(p, std=0.1)
-    return model.eval()
+    return small_unet().eval()
 
 
 class Spy(torch.nn.Module):
@@ -273,34 +269,20 @@ def test_context_is_the_truth_in_the_first_frames_of_about_half_the_clips(clips)
 
 # ---- training
 
-SMALL = dict(data="data", videos=3, autoencoder="ae.pt", steps=4, batch=2, channels=16, warmup=1, sound_steps=2, log_every=1, save_every=2, sample_every=9)
+SMALL = dict(data="data", videos=1, autoencoder="ae.pt", steps=4, batch=2, channels=16, warmup=1, sound_steps=2, log_every=1, save_every=2, sample_every=9)
 
 
 @pytest.fixture()
 def workplace(tmp_path, monkeypatch):
     """An empty folder with an untrained autoencoder in it."""
-    import autoencoder
-    import common
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    common.save_checkpoint("ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
+    monkeypatch.chdir(prepare(tmp_path))
     return tmp_path
 
 
 def test_resume_equals_no_interruption(workplace, monkeypatch):
     whole = teacher.train(teacher.Config(**SMALL, out="a", weights="a.pt"))
-    calls = iter(range(99))
-    real = teacher.update_ema
-
-    def stop_after_two(*args):
-        real(*args)
-        if next(calls) == 2:                                         # power fails in the third step, after the save at two
-            raise KeyboardInterrupt
-    monkeypatch.setattr(teacher, "update_ema", stop_after_two)
-    with pytest.raises(KeyboardInterrupt):
-        teacher.train(teacher.Config(**SMALL, out="b", weights="b.pt"))
-    monkeypatch.setattr(teacher, "update_ema", real)
-    resumed = teacher.train(teacher.Config(**SMALL, out="b", weights="b.pt"), resume=True)
+    # power fails in the third step, after the save at two
+    resumed = train_with_a_power_cut(teacher, teacher.Config(**SMALL, out="b", weights="b.pt"), monkeypatch, call=2)
     for a, b in zip(whole.parameters(), resumed.parameters()):
         assert_close(a, b, rtol=0, atol=0)
     model, config = teacher.load_teacher("b.pt")                      # what is shipped samples
@@ -328,8 +310,8 @@ def test_sound_tokens_learn_to_name_phones_of_sentences_they_never_heard():
     phones = [("i" if k else "a", i / 25, (i + 1) / 25) for i, k in enumerate(kind)]
     videos = tiny_data.Videos(np.zeros((n, 1, 1, 3)), mel, np.array([0, n]), None, None, [phones])
     torch.manual_seed(0)
-    assert teacher.pretrain_sound(UNet(16).audio, videos, 150, torch.Generator().manual_seed(0), "cpu") > 0.98
-    assert math.isnan(teacher.pretrain_sound(UNet(16).audio, videos._replace(phones=[]), 5, None, "cpu"))
+    assert pretrain_sound(UNet(16).audio, videos, 150, torch.Generator().manual_seed(0), "cpu") > 0.98
+    assert math.isnan(pretrain_sound(UNet(16).audio, videos._replace(phones=[]), 5, None, "cpu"))
 
 
 def test_init_keeps_the_picture_and_gives_a_fresh_listener_which_stays_as_it_is(workplace, monkeypatch):

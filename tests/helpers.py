@@ -1,0 +1,45 @@
+"""What the tests of several training scripts share."""
+import pytest
+import torch
+from torch import nn
+
+import autoencoder
+import tiny_data
+from common import save_checkpoint
+from teacher import UNet
+
+
+def small_unet(seed=0):
+    """A UNet of 16 channels whose zero-initialised layers are filled, so that gradients reach everything."""
+    torch.manual_seed(seed)
+    model = UNet(16)
+    for p in model.parameters():
+        if p.abs().max() == 0:
+            nn.init.normal_(p, std=0.1)
+    return model
+
+
+def prepare(folder, kind=None, videos=0):
+    """Write an untrained ae.pt, an untrained KIND.pt ("teacher", "stage1") and data of a few videos into a folder -> the folder."""
+    torch.manual_seed(0)
+    save_checkpoint(folder / "ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
+    if kind:
+        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=dict(channels=16, frames=16, context=4), model=small_unet().state_dict())
+    if videos:
+        tiny_data.load(folder / "data", "train", videos)
+    return folder
+
+
+def train_with_a_power_cut(script, config, monkeypatch, call):
+    """Train, stop in the call-th (from 0) update of the moving average, and go on with --resume -> the moving average."""
+    calls, real = iter(range(99)), script.update_ema
+
+    def stop(*args):
+        real(*args)
+        if next(calls) == call:
+            raise KeyboardInterrupt
+    monkeypatch.setattr(script, "update_ema", stop)
+    with pytest.raises(KeyboardInterrupt):
+        script.train(config)
+    monkeypatch.setattr(script, "update_ema", real)
+    return script.train(config, resume=True)
