@@ -24,10 +24,9 @@ import torch
 from torch import nn
 
 import metrics
-import tiny_data
 from autoencoder import load_autoencoder
 from common import Log, check_finite, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from teacher import (S_AUDIO, S_REF, T, Clips, UNet, add_noise, contact_sheet, eps_from_v, guided_v, hold_context, load_teacher, preview,
+from teacher import (S_AUDIO, S_REF, T, UNet, add_noise, contact_sheet, eps_from_v, guided_v, hold_context, load_clips, load_teacher, preview,
                      trailing_timesteps, trainable, v_loss, v_target, x0_from_v)
 
 
@@ -152,11 +151,11 @@ def look(student, steps, clips, autoencoder, reader, motion, seed=0, renoise="fr
 
 def material(cfg, autoencoder, device):
     """-> training Clips, held-out Clips, and (reader, true motion (V, F, 11)) for look, or None without --metrics or on your own clips."""
-    clips = Clips(tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
-    videos, judge = tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1), None
+    _, clips = load_clips(cfg, "train", autoencoder, device)
+    (videos, held_out), judge = load_clips(cfg, "val", autoencoder, device), None
     if cfg.metrics and len(videos.motion):
         judge = metrics.load_metrics(cfg.metrics, device)["reader"], np.stack([videos.motion[a:a + cfg.frames] for a in videos.starts[:-1]])
-    return clips, Clips(videos, autoencoder, cfg.frames, device), judge
+    return clips, held_out, judge
 
 
 def update(step, network, optimiser, lr, loss):

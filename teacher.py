@@ -12,15 +12,19 @@ Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: lo
 Shapes: B batch, F frames (16), C latent channels (16), H W latent size (8 8), W rows of an audio window (20),
 A audio feature size (64), D embedding size, K context frames (4 or 0), T diffusion steps (1000).
 """
+import hashlib
 import math
+import os
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 import tiny_data
 from audio_features import N_MELS, WINDOW
@@ -36,7 +40,8 @@ class Config:
     out: str = "out/teacher"     # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/teacher.pt"  # where the trained network goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    steps: int = 8000            # optimiser steps
+    steps: int = 3800            # optimiser steps
+    short_steps: int = 2000      # ablation: the first of them, which see four times as many clips of a quarter of the frames; 0 = none
     batch: int = 8               # clips per step
     frames: int = 16             # frames per clip
     context: int = 4             # frames of a clip that may be given from the previous chunk
@@ -46,20 +51,21 @@ class Config:
     ema: float = 0.999           # decay of the moving average, which is what samples
     log_every: int = 50          # steps
     save_every: int = 500        # steps between checkpoints
-    sample_every: int = 1000     # steps between contact sheets
+    sample_every: int = 950      # steps between contact sheets
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
     drop_ref: float = 0.1        # ablation: how often portrait and sound are dropped (trains the branch ∅)
     drop_audio: float = 0.1      # ablation: how often the sound alone is dropped (trains the branch ref)
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
+    mouth: float = 3.0           # ablation: how much more the mouth's places weigh in the loss
     sound_steps: int = 2000      # ablation: steps in which the sound's tokens first learn to name phones (toy set only)
-    init: str = ""               # start from this teacher's picture; its sound is kept only where the data has no phones
 
 
-SMOKE = dict(videos=4, steps=6, batch=2, channels=16, warmup=2, sound_steps=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
+SMOKE = dict(videos=4, steps=6, short_steps=2, batch=2, channels=16, warmup=2, sound_steps=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
              weights="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", data="data/smoke")
 T = 1000
+MOUTH = slice(4, 7), slice(2, 6)       # latent rows and columns in which the mouth lies, whatever the head does
 BLOCKS = ("down1", "down2", "mid1", "mid2", "up1", "up2")
 STEPS, S_REF, S_AUDIO = 40, 1.5, 2.0   # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
 
@@ -125,9 +131,15 @@ def guide(v_none, v_ref, v_full, s_ref, s_audio):
     return v_none + s_ref * (v_ref - v_none) + s_audio * (v_full - v_ref)
 
 
-def v_loss(v_hat, v, mask):
-    """Mean of (v̂ − v)² over the frames to be generated. v̂, v (B, F, C, H, W); mask (B, F), 1 = given as context."""
-    free = (1 - mask)[:, :, None, None, None].expand_as(v)
+def v_loss(v_hat, v, mask, mouth=1.0):
+    """Mean of (v̂ − v)² over the frames to be generated. v̂, v (B, F, C, H, W); mask (B, F), 1 = given as context.
+
+    mouth: how much the places around the mouth (MOUTH, 12 of 64) weigh. The best answer at a place is the mean of v given x_t and c
+    whatever it weighs: a weight does not move the optimum, it says where a small network should be good first.
+    """
+    place = torch.ones(v.shape[-2:], device=v.device)
+    place[MOUTH] = mouth
+    free = ((1 - mask)[:, :, None, None, None] * place).expand_as(v)
     return (free * (v_hat - v) ** 2).sum() / free.sum()
 
 
@@ -285,35 +297,60 @@ def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
 
 # ---------------------------------------------------------------- data: cached latents
 
-class Clips:
-    """All videos as latents in memory; draws batches of clips. The latents take 2 KB a frame."""
+def cached_latents(videos, autoencoder, device, folder=None):
+    """All frames as latents (N, C, H, W), half precision, 2 KB each. With a folder they are kept there, under a name made from the
+    encoder's weights, since encoding the toy set takes minutes: the next script, with the same encoder, reads them."""
+    mark = hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in autoencoder.state_dict().values())).hexdigest()[:12]
+    path = Path(folder or "") / f"latents-{mark}.npy"
+    if folder and path.exists() and len(kept := np.load(path)) == len(videos.frames):
+        return torch.from_numpy(kept).to(device)
+    pieces = range(0, len(videos.frames), 256)
+    latents = torch.cat([autoencoder.encode(to_pixels(videos.frames[i:i + 256], device)).half()
+                         for i in tqdm(pieces, desc="encoding", disable=None, leave=False)])
+    if folder:
+        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
+        np.save(temporary, latents.cpu().numpy())
+        os.replace(temporary, path)
+    return latents
 
-    def __init__(self, videos, autoencoder, frames, device):
+
+def load_clips(cfg, split, autoencoder, device):
+    """A split of cfg.data -> Videos, Clips. The toy set's latents are kept beside it."""
+    videos = tiny_data.load(cfg.data, split, cfg.videos, cfg.frames + 1)
+    return videos, Clips(videos, autoencoder, cfg.frames, device, Path(cfg.data) / split if videos.phones else None)
+
+
+class Clips:
+    """All videos as latents in memory; draws batches of clips."""
+
+    def __init__(self, videos, autoencoder, frames, device, folder=None):
         if (np.diff(videos.starts) < frames + 1).any():
             raise ValueError(f"every video needs at least {frames + 1} frames")
         self.starts, self.frames, self.device = videos.starts, frames, device
-        self.latents = torch.cat([autoencoder.encode(to_pixels(videos.frames[i:i + 256], device)).half()
-                                  for i in range(0, len(videos.frames), 256)])                    # (N, C, H, W)
+        self.latents = cached_latents(videos, autoencoder, device, folder)
         self.windows = [videos.windows(i) for i in range(len(videos.starts) - 1)]
 
-    def clip(self, video, start, ref):
+    def clip(self, video, start, ref, frames):
         """x0 (F, C, H, W), ref (C, H, W), audio (F, W, A) of one video, counted in its own frames."""
         a = int(self.starts[video])
-        return (self.latents[a + start:a + start + self.frames].float(), self.latents[a + ref].float(),    # kept as half: only here
-                torch.from_numpy(self.windows[video][start:start + self.frames].copy()).to(self.device))
+        return (self.latents[a + start:a + start + frames].float(), self.latents[a + ref].float(),         # kept as half: only here
+                torch.from_numpy(self.windows[video][start:start + frames].copy()).to(self.device))
 
-    def batch(self, size, generator, context, context_rate):
-        """Random clips -> x0 (B, F, C, H, W) and their condition; `context_rate` of them carry `context` true first frames."""
+    def batch(self, size, generator, context, context_rate, shorter=1):
+        """Random clips -> x0 (B, F, C, H, W) and their condition; `context_rate` of them carry `context` true first frames.
+
+        shorter: so many times as many clips, of frames and context so many times fewer. Neighbouring frames say almost the same, so
+        these are more people, words and timesteps for the same work: the way to learn faces, before motion is learnt."""
         def draw(high):
             return int(torch.randint(int(high), (), generator=generator))
-        rows = []
+        rows, size, frames = [], size * shorter, self.frames // shorter
         for _ in range(size):
             video = draw(len(self.windows))
             n = self.starts[video + 1] - self.starts[video]
-            rows.append(self.clip(video, draw(n - self.frames + 1), draw(n)))
+            rows.append(self.clip(video, draw(n - frames + 1), draw(n), frames))
         x0, ref, audio = (torch.stack(r) for r in zip(*rows))
         level = 0.075 * torch.randn(size, 1, 1, 1, generator=generator)       # 3 dB: a file's level is known only roughly
-        given = (torch.rand(size, 1, generator=generator) < context_rate) & (torch.arange(self.frames) < context)
+        given = (torch.rand(size, 1, generator=generator) < context_rate) & (torch.arange(frames) < context // shorter)
         mask = given.float().to(self.device)
         return x0, Cond(ref, (audio + level.to(self.device)), x0 * mask[:, :, None, None, None], mask)
 
@@ -333,14 +370,9 @@ def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
 
 # ---------------------------------------------------------------- training
 
-def is_sound(name):
-    """Whether a parameter of the UNet belongs to the sound: tokens, their MLP, cross-attention."""
-    return name.startswith(("audio.", "sound.", "place_a")) or "_a." in name
-
-
 def train(cfg, resume=False):
-    if not cfg.context < cfg.frames <= 64:
-        raise ValueError(f"--context must be below --frames, and that at most 64, got {cfg.context} and {cfg.frames}")
+    if not cfg.context < cfg.frames <= 64 or cfg.frames % 4 or cfg.context % 4:
+        raise ValueError(f"--context must be below --frames, that at most 64, and both multiples of 4, got {cfg.context} and {cfg.frames}")
 
     # 1 seed and device
     torch.manual_seed(cfg.seed)
@@ -349,15 +381,11 @@ def train(cfg, resume=False):
 
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
-    videos = tiny_data.load(cfg.data, "train", cfg.videos, cfg.frames + 1)
-    clips = Clips(videos, autoencoder, cfg.frames, device)
-    held_out = Clips(tiny_data.load(cfg.data, "val", cfg.videos, cfg.frames + 1), autoencoder, cfg.frames, device)
+    videos, clips = load_clips(cfg, "train", autoencoder, device)
+    _, held_out = load_clips(cfg, "val", autoencoder, device)
 
     # 3 networks
     model = UNet(cfg.channels).to(device, memory_format=torch.channels_last)
-    if cfg.init and not resume:                                               # strict=False: the skipped parts stay as they are
-        state = load_teacher(cfg.init, device)[0].state_dict()
-        model.load_state_dict({k: v for k, v in state.items() if not (videos.phones and is_sound(k))}, strict=False)
     if not resume:
         print(f"phones named right by the sound's tokens: {pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device):.1%}")
     if videos.phones and cfg.sound_steps:                                     # a frozen listener, as wav2vec 2.0 is in the models that the paper
@@ -379,16 +407,16 @@ def train(cfg, resume=False):
 
     # 6 loop
     for step in range(first, cfg.steps):
-        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)                # batch
-        t = (torch.rand((), generator=generator) + torch.arange(cfg.batch)) / cfg.batch % 1      # stratified over [0, T)
+        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate, 4 if step < cfg.short_steps else 1)      # batch
+        t = (torch.rand((), generator=generator) + torch.arange(len(x0))) / len(x0) % 1         # stratified over [0, T)
         t = (T * (1 - t)).to(device)                                                              # (0, T]: T is where sampling starts
         eps = torch.randn(x0.shape, generator=generator).to(device)
-        u = torch.rand(cfg.batch, generator=generator).to(device)
+        u = torch.rand(len(x0), generator=generator).to(device)
         keep_ref, keep_audio = (u > cfg.drop_ref).float(), (u > cfg.drop_ref + cfg.drop_audio).float()
 
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                        # loss
             v_hat = model(add_noise(x0, eps, t), t, drop(cond, keep_ref, keep_audio))
-        loss = v_loss(v_hat, v_target(x0, eps, t), cond.mask)
+        loss = v_loss(v_hat, v_target(x0, eps, t), cond.mask, cfg.mouth)
 
         model.zero_grad(set_to_none=True)                                                         # step
         loss.backward()
@@ -413,7 +441,7 @@ def train(cfg, resume=False):
 
 def preview(clips, count=3):
     """The first clip of each of the first videos, its portrait the video's last frame -> x0 (n, F, C, H, W), Cond without context."""
-    picked = [clips.clip(i, 0, clips.starts[i + 1] - clips.starts[i] - 1) for i in range(min(count, len(clips.windows)))]
+    picked = [clips.clip(i, 0, clips.starts[i + 1] - clips.starts[i] - 1, clips.frames) for i in range(min(count, len(clips.windows)))]
     x0, ref, audio = (torch.stack(x) for x in zip(*picked))
     return x0, Cond(ref, audio, torch.zeros_like(x0), torch.zeros(x0.shape[:2], device=x0.device))
 

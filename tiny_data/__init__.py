@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,8 @@ def build(folder, split, n_videos=None, seed=0):
         raise ValueError(f"{folder / split} exists and is no toy set: it is left alone, name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [seed * 10_000_000 + FIRST_SEED[split] + i for i in range(n)]
-    with multiprocessing.Pool() as pool:
+    with multiprocessing.Pool(initializer=signal.signal, initargs=(signal.SIGTERM, signal.SIG_DFL)) as pool:    # not the script's: a worker
+        # that turns the pool's SIGTERM into an exception may never end
         made = list(tqdm(pool.imap(make_video, seeds, chunksize=4), total=n, desc=f"toy data, {split}", unit="video"))
     frames, mel, wave, motion, phones = zip(*made)
     starts = np.arange(n + 1) * VIDEO_FRAMES
