@@ -39,20 +39,21 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # the real score, and where student and fake score start
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
-    steps: int = 600             # student updates
-    batch: int = 8               # clips per update
+    steps: int = 260             # iterations: one student update and several of the fake score each
+    warm_fake: int = 20          # the first of them, in which the fake score learns alone
+    batch: int = 8               # clips per iteration
     lr: float = 5e-5             # of the student (AdamW)
     fake_lr: float = 1e-4        # of the fake score
-    warmup: int = 20             # updates of linear warm-up
+    warmup: int = 20             # student updates of linear warm-up
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
-    log_every: int = 10          # student updates
-    save_every: int = 50         # student updates between checkpoints
-    sample_every: int = 100      # student updates between looks: lip-sync, spread, contact sheet
+    log_every: int = 10          # iterations
+    save_every: int = 50         # iterations between checkpoints
+    sample_every: int = 65       # iterations between looks: lip-sync, spread, contact sheet
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
     target_steps: int = 4        # ablation: steps of the student; 1 = direct DMD to one step
-    fake_updates: int = 5        # ablation: fake-score updates per student update
+    fake_updates: int = 3        # ablation: fake-score updates per student update, on the samples that the student has just made
     s_ref: float = S_REF         # ablation: guidance of the real score, portrait
     s_audio: float = S_AUDIO     # ablation: guidance of the real score, sound (both 1: none)
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
@@ -66,7 +67,7 @@ class Config:
     context: int = 0             # frames given from the previous chunk, 0 = the teacher's
 
 
-SMOKE = dict(videos=4, steps=3, batch=2, warmup=1, fake_updates=2, log_every=1, save_every=2, sample_every=3, data="data/smoke", out="out/smoke/stage1",
+SMOKE = dict(videos=4, steps=4, warm_fake=1, batch=2, warmup=1, fake_updates=2, log_every=1, save_every=2, sample_every=3, data="data/smoke", out="out/smoke/stage1",
              weights="out/smoke/stage1.pt", teacher="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", metrics="")
 
 
@@ -203,41 +204,44 @@ def train(cfg, resume=False):
     first = resume_training(cfg, "stage1", generator, **parts) if resume else 0
     log, sums = Log(cfg.out, cfg, device, resume), []
 
+    def noise(like):
+        return torch.randn(like.shape, generator=generator).to(device)
+
+    def uniform():
+        return torch.rand(cfg.batch, generator=generator).to(device)          # (B,) in [0, 1)
+
     def draw():
-        """A batch, the student's answer to it after k of its steps (k drawn), and u (B,) in [0, 1), from which each update
-        makes its own t, and ε to noise that answer with."""
+        """The condition of a batch, and the student's answer to it after k of its steps, k drawn."""
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
-        noise = lambda: torch.randn(real.shape, generator=generator).to(device)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
         if cfg.simulate == "backward":
-            x0_hat = rollout(student, cond, noise, taus[:k], cfg.renoise)
-        else:                                                                 # ablation: inputs that sampling never meets
-            t = torch.full((cfg.batch,), taus[k - 1], device=device)
-            xt = add_noise(real, noise(), t)
-            x0_hat = hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
-        return cond, x0_hat, torch.rand(cfg.batch, generator=generator).to(device), noise()
+            return cond, rollout(student, cond, lambda: noise(real), taus[:k], cfg.renoise)
+        t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets
+        xt = add_noise(real, noise(real), t)
+        return cond, hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
 
     # 6 loop
     for step in range(first, cfg.steps):
-        fake_losses, warm = [], min(1, (step + 1) / max(1, cfg.warmup))
-        for _ in range(cfg.fake_updates):                                     # fake score: catches up with the student
-            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-                with torch.no_grad():
-                    cond, x0_hat, u, eps = draw()
-                loss = fake_loss(fake, x0_hat, cond, T * (1 - u), eps)
-            update(step, fake, fake_optimiser, cfg.fake_lr * warm, loss)
-            fake_losses.append(loss.item())
-
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):   # student
-            cond, x0_hat, u, eps = draw()
+        alone = step < cfg.warm_fake
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
+            with torch.set_grad_enabled(not alone):
+                cond, x0_hat = draw()                                         # batch
             with torch.no_grad():
-                t = T * (cfg.t_min + (cfg.t_max - cfg.t_min) * u)
-                xt = add_noise(x0_hat, eps, t)
+                t = T * (cfg.t_min + (cfg.t_max - cfg.t_min) * uniform())
+                xt = add_noise(x0_hat, noise(x0_hat), t)
                 x0_real = real_score(teacher, xt, t, cond, cfg.s_ref, cfg.s_audio)
                 g = dmd_gradient(x0_from_v(xt, fake(xt, t, cond), t), x0_real, x0_hat, cond.mask)
-        loss = dmd_loss(x0_hat, g, cond.mask)
-        norm = update(step, student, optimiser, cfg.lr * warm, loss)
-        update_ema(ema, student, step, cfg.ema)                               # ema
+        norm = 0.0
+        if not alone:                                                         # student
+            norm = update(step, student, optimiser, cfg.lr * min(1, (step - cfg.warm_fake + 1) / max(1, cfg.warmup)), dmd_loss(x0_hat, g, cond.mask))
+            update_ema(ema, student, step - cfg.warm_fake, cfg.ema)           # ema
+
+        fake_losses = []
+        for _ in range(cfg.fake_updates):                                     # fake score: after the student, not before. It would know these very
+            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):        # samples by heart, and g would see no crowding in them
+                loss = fake_loss(fake, x0_hat, cond, T * (1 - uniform()), noise(x0_hat))
+            update(step, fake, fake_optimiser, cfg.fake_lr, loss)
+            fake_losses.append(loss.item())
         sums.append([g.abs().mean().item(), np.mean(fake_losses) if fake_losses else math.nan, x0_hat.mean().item(), x0_hat.std().item(), norm])
 
         if (step + 1) % cfg.log_every == 0:                                   # log

@@ -4,6 +4,7 @@
     python sample.py --audio speech.mp3 --out speech.mp4    your sound: anything that ffmpeg reads, of any length
     python sample.py --image me.jpg                         your portrait: its middle square, at 64 x 64 pixels
     python sample.py --portrait 2000137                     another toy face; from 2000000 on, none was trained on
+    python sample.py --model teacher                        120 evaluations a chunk instead of the one-step student's single one
     python sample.py --out talk.gif      (or talk.png)      without sound: an animation, or a sheet of frames
     python sample.py --compare --out compare.mp4            every model whose weights are there, side by side, from the same noise
 
@@ -243,7 +244,7 @@ def parse_args(argv):
     face.add_argument("--image", help="the portrait, an image file of at least 64 x 64 pixels")
     face.add_argument("--portrait", type=number(int, 0, 2 ** 31), default=2_000_124, metavar="SEED", help="or a toy face (default: 2000124)")
     parser.add_argument("--out", default="talk.mp4", help=".mp4 with sound, .gif or .png (default: talk.mp4)")
-    parser.add_argument("--model", choices=MODELS, default="teacher", help="which network speaks (default: teacher)")
+    parser.add_argument("--model", choices=MODELS, default="stage2", help="which network speaks: 120, 4 or 1 evaluations a chunk (default: stage2, the one-step student)")
     parser.add_argument("--compare", action="store_true", help="all of them side by side, with evaluations and denoising time under each")
     parser.add_argument("--weights", help="its checkpoint (default: the shipped one)")
     parser.add_argument("--autoencoder", default=str(HERE / "checkpoints/autoencoder.pt"), help="the autoencoder's checkpoint")

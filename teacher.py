@@ -300,10 +300,11 @@ def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
 def cached_latents(videos, autoencoder, device, folder=None):
     """All frames as latents (N, C, H, W), half precision, 2 KB each. With a folder they are kept there, under a name made from the
     encoder's weights, since encoding the toy set takes minutes: the next script, with the same encoder, reads them."""
-    mark = hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in autoencoder.state_dict().values())).hexdigest()[:12]
-    path = Path(folder or "") / f"latents-{mark}.npy"
-    if folder and path.exists() and len(kept := np.load(path)) == len(videos.frames):
-        return torch.from_numpy(kept).to(device)
+    if folder:
+        mark = hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in autoencoder.state_dict().values())).hexdigest()[:12]
+        path = folder / f"latents-{mark}.npy"
+        if path.exists() and len(kept := np.load(path)) == len(videos.frames):
+            return torch.from_numpy(kept).to(device)
     pieces = range(0, len(videos.frames), 256)
     latents = torch.cat([autoencoder.encode(to_pixels(videos.frames[i:i + 256], device)).half()
                          for i in tqdm(pieces, desc="encoding", disable=None, leave=False)])

@@ -32,9 +32,9 @@ class Config:
     out: str = "out/metrics"     # the log
     weights: str = "checkpoints/metrics.pt"  # where the trained networks go
     only: str = ""               # train just this one (reader, features, sync); the others must be in --weights
-    steps_reader: int = 5000     # optimiser steps
-    steps_features: int = 1500   # the same number again, much cheaper, for the clip features
-    steps_sync: int = 1200
+    steps_reader: int = 3000     # optimiser steps
+    steps_features: int = 1000   # the same number again, much cheaper, for the clip features
+    steps_sync: int = 800
     batch: int = 64              # frames per step (reader, features)
     lr: float = 2e-3             # peak learning rate (AdamW, short warm-up, cosine decay to zero)
     log_every: int = 100         # steps

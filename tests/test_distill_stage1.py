@@ -238,7 +238,7 @@ def test_hold_context_changes_only_the_given_places():
 
 # ---- training
 
-SMALL = dict(data="data", videos=1, autoencoder="ae.pt", teacher="teacher.pt", metrics="", steps=4, batch=2, warmup=1, fake_updates=2, log_every=1,
+SMALL = dict(data="data", videos=1, autoencoder="ae.pt", teacher="teacher.pt", metrics="", steps=4, warm_fake=1, batch=2, warmup=1, fake_updates=2, log_every=1,
              save_every=2, sample_every=9)
 
 
@@ -252,7 +252,7 @@ def workplace(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-BASE = replace(stage1.Config(**SMALL, out="a", weights="a.pt"), steps=2)
+BASE = replace(stage1.Config(**SMALL, out="a", weights="a.pt"), steps=2, warm_fake=0)
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def usual(folder):
 
 def test_resume_equals_no_interruption(workplace, monkeypatch):
     whole = stage1.train(stage1.Config(**SMALL, out="a", weights="a.pt"))
-    resumed = train_with_a_power_cut(stage1, stage1.Config(**SMALL, out="b", weights="b.pt"), monkeypatch, call=2)
+    resumed = train_with_a_power_cut(stage1, stage1.Config(**SMALL, out="b", weights="b.pt"), monkeypatch, call=1)
     for a, b in zip(whole.parameters(), resumed.parameters()):
         assert_close(a, b, rtol=0, atol=0)
     model, _ = stage1.load_stage1("b.pt")
@@ -291,6 +291,11 @@ def test_the_student_starts_as_the_teacher_and_random_is_random(workplace):
     for start, same in (("teacher", True), ("random", False)):
         ema = stage1.train(replace(still, init=start))
         assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), t.parameters())) == same
+
+
+def test_while_the_fake_score_warms_up_the_student_stays(workplace):
+    ema = stage1.train(replace(BASE, warm_fake=2))
+    assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), teacher.load_teacher("teacher.pt")[0].parameters()))
 
 
 @pytest.mark.parametrize("flag, message", [(dict(simulate="real"), "--simulate must be"), (dict(t_min=0.9, t_max=0.1), "t-min"), (dict(target_steps=0), "target-steps")])

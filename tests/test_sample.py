@@ -83,7 +83,7 @@ def run(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def call(*options, audio=folder / "sound.wav"):
-        sample.main([f"--audio={audio}", "--weights", str(folder / "teacher.pt"), "--autoencoder", str(folder / "autoencoder.pt"),
+        sample.main([f"--audio={audio}", "--model", "teacher", "--weights", str(folder / "teacher.pt"), "--autoencoder", str(folder / "autoencoder.pt"),
                      "--steps", "1", "--size", "64", "--device", "cpu", *map(str, options)])
     return call
 

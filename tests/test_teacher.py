@@ -173,6 +173,20 @@ def test_loss_is_zero_for_the_truth_and_counts_only_free_frames():
     assert_close(v_loss(v + 2, v, 0 * mask), torch.tensor(4.0))
 
 
+def test_the_mouth_weighs_more_but_the_best_answer_is_the_same():
+    v, mask = torch.randn(2, 3, 16, 8, 8), torch.zeros(2, 3)
+    wrong = v.clone()
+    wrong[..., 5, 3] += 8                                                     # one of the mouth's 12 places
+    assert_close(v_loss(wrong, v, mask, mouth=3.0), torch.tensor(3 * 64.0 / (52 + 3 * 12)))
+    wrong = v.clone()
+    wrong[..., 0, 0] += 8
+    assert_close(v_loss(wrong, v, mask, mouth=3.0), torch.tensor(64.0 / (52 + 3 * 12)))
+    answer = torch.zeros_like(v[:1]).requires_grad_(True)                     # one answer for two targets: the best is their mean
+    best = v.mean(0, keepdim=True)
+    v_loss(answer.expand_as(v) + best, v, mask, mouth=3.0).backward()
+    assert_close(answer.grad, torch.zeros_like(answer), rtol=0, atol=1e-6)
+
+
 # ---- network
 
 def test_untrained_network_predicts_zero():
@@ -251,7 +265,7 @@ def test_a_clip_is_16_consecutive_frames_of_one_video_with_its_own_sound(clips):
 
 
 def test_a_clip_hears_its_own_frames_without_lag(clips):
-    x0, ref, audio = clips.clip(1, 5, 20)                                                # video 1 starts at frame 80
+    x0, ref, audio = clips.clip(1, 5, 20, 16)                                                # video 1 starts at frame 80
     own = torch.arange(85.0, 101.0) / 127.5 - 1
     assert_close(audio[:, 8:12].mean((1, 2)), own, rtol=0, atol=1e-5)                    # the window's middle four rows
     assert_close(x0[:, 0, 0, 0].float(), own, rtol=0, atol=1e-3)
@@ -267,9 +281,32 @@ def test_context_is_the_truth_in_the_first_frames_of_about_half_the_clips(clips)
     assert not c.context[:, 4:].any() and not c.context[~given].any()
 
 
+def test_shorter_clips_are_more_clips_with_as_many_frames_in_all_and_context_to_match(clips):
+    x0, c = clips.batch(50, torch.Generator().manual_seed(0), 4, 0.5, shorter=4)
+    assert x0.shape == (200, 4, 16, 8, 8) and c.audio.shape[:2] == c.mask.shape == (200, 4)
+    assert (torch.round((x0[:, :, 0, 0, 0] + 1) * 127.5).diff(dim=1) == 1).all()
+    assert 70 < c.mask[:, 0].sum() < 130 and not c.mask[:, 1:].any()
+
+
+def test_latents_are_kept_under_the_name_of_their_encoder(tmp_path):
+    import autoencoder
+    import tiny_data
+    torch.manual_seed(0)
+    frames = torch.randint(256, (20, 64, 64, 3), dtype=torch.uint8).numpy()
+    videos = tiny_data.Videos(frames, np.zeros((80, 64)), np.array([0, 20]), None, None, [])
+    with torch.no_grad():
+        one, other = autoencoder.AutoEncoder(), autoencoder.AutoEncoder()
+        fresh = teacher.cached_latents(videos, one, "cpu", tmp_path)
+        assert_close(fresh.float(), one.encode(autoencoder.to_pixels(frames)), rtol=1e-2, atol=1e-3)
+        one.encode = None                                                     # from now on they are read, not made
+        assert torch.equal(teacher.cached_latents(videos, one, "cpu", tmp_path), fresh)
+        assert not torch.equal(teacher.cached_latents(videos, other, "cpu", tmp_path), fresh)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 # ---- training
 
-SMALL = dict(data="data", videos=1, autoencoder="ae.pt", steps=4, batch=2, channels=16, warmup=1, sound_steps=2, log_every=1, save_every=2, sample_every=9)
+SMALL = dict(data="data", videos=1, autoencoder="ae.pt", steps=4, short_steps=1, batch=2, channels=16, warmup=1, sound_steps=2, log_every=1, save_every=2, sample_every=9)
 
 
 @pytest.fixture()
@@ -314,15 +351,8 @@ def test_sound_tokens_learn_to_name_phones_of_sentences_they_never_heard():
     assert math.isnan(pretrain_sound(UNet(16).audio, videos._replace(phones=[]), 5, None, "cpu"))
 
 
-def test_init_keeps_the_picture_and_gives_a_fresh_listener_which_stays_as_it_is(workplace, monkeypatch):
-    """With steps that change nothing (lr 0), what is trained is what it started from: the other teacher's picture, but not its sound."""
-    teacher.train(teacher.Config(**SMALL, out="e", weights="e.pt"))
-    first = teacher.load_teacher("e.pt")[0].state_dict()
-    again = teacher.train(teacher.Config(**{**SMALL, "lr": 0.0, "steps": 1}, init="e.pt", out="f", weights="f.pt", seed=1)).state_dict()
-    picture = [k for k in first if not teacher.is_sound(k)]
-    assert picture and all(torch.equal(first[k], again[k]) for k in picture)
-    assert any((first[k] != again[k]).any() for k in first if k.startswith("audio."))
-    before = again["audio.0.weight"].clone()
-    trained = teacher.train(teacher.Config(**{**SMALL, "steps": 2}, init="e.pt", out="g", weights="g.pt", seed=1)).state_dict()
-    assert torch.equal(before, trained["audio.0.weight"])                    # frozen: only what listens to it learns
-    assert (again["sound.3.weight"] != trained["sound.3.weight"]).any()
+def test_the_listener_stays_as_it_is_and_what_listens_to_it_learns(workplace):
+    still = teacher.train(teacher.Config(**{**SMALL, "lr": 0.0}, out="e", weights="e.pt")).state_dict()
+    trained = teacher.train(teacher.Config(**SMALL, out="g", weights="g.pt")).state_dict()
+    assert torch.equal(still["audio.0.weight"], trained["audio.0.weight"])
+    assert (still["sound.3.weight"] != trained["sound.3.weight"]).any()
