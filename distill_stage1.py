@@ -9,7 +9,7 @@ x0_real is the frozen teacher with guidance; x0_fake a copy of it that is traine
 what the student makes now. Where the two agree, the student's samples are distributed as the teacher's, and g vanishes.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
-    python distill_stage1.py --bf16              (minutes: not yet measured)
+    python distill_stage1.py                     MINUTES
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
     python distill_stage1.py --target-steps 1 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
@@ -39,7 +39,7 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # the real score, and where student and fake score start
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
-    steps: int = 260             # iterations: one student update and several of the fake score each
+    steps: int = 190             # iterations: one student update and several of the fake score each
     warm_fake: int = 20          # the first of them, in which the fake score learns alone
     batch: int = 8               # clips per iteration
     lr: float = 5e-5             # of the student (AdamW)
@@ -48,7 +48,7 @@ class Config:
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
-    sample_every: int = 65       # iterations between looks: lip-sync, spread, contact sheet
+    sample_every: int = 60       # iterations between looks: lip-sync, spread, contact sheet
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)

@@ -249,7 +249,7 @@ def parse_args(argv):
     parser.add_argument("--weights", help="its checkpoint (default: the shipped one)")
     parser.add_argument("--autoencoder", default=str(HERE / "checkpoints/autoencoder.pt"), help="the autoencoder's checkpoint")
     parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40, stage1 4, stage2 1)")
-    parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help="of the portrait (default, teacher: 1.5)")
+    parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help="of the portrait (default, teacher: 1.25)")
     parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help="of the sound (default, teacher: 2.0)")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
     parser.add_argument("--size", type=even, default=256, metavar="PIXELS", help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)")

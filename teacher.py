@@ -67,7 +67,7 @@ SMOKE = dict(videos=4, steps=6, short_steps=2, batch=2, channels=16, warmup=2, s
 T = 1000
 MOUTH = slice(4, 7), slice(2, 6)       # latent rows and columns in which the mouth lies, whatever the head does
 BLOCKS = ("down1", "down2", "mid1", "mid2", "up1", "up2")
-STEPS, S_REF, S_AUDIO = 40, 1.5, 2.0   # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
+STEPS, S_REF, S_AUDIO = 40, 1.25, 2.0   # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
 
 
 # ---------------------------------------------------------------- the equations
