@@ -5,7 +5,7 @@
     v̂  = v(∅) + s_ref [v(ref) − v(∅)] + s_audio [v(ref, audio) − v(ref)]                          (guidance, 3 branches)
     x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from t = T down to 0)
 
-    python teacher.py --bf16                 49 minutes on two CPU cores (AVX-512, AMX; torch 2.13.0)
+    python teacher.py                        51 minutes on two CPU cores (AVX2; torch 2.13.0)
     python teacher.py --smoke                everything at toy size in seconds
 Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt, contact sheets.
 

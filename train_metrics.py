@@ -1,10 +1,10 @@
 """Trains what judges the videos: three small networks, on the toy training split only (metrics.py holds them and the measures).
 
-    Reader     L = ‖m̂ − m‖², m standardised motion; half of its faces have lips that no sentence would make
+    Reader     L = ‖m̂ − m‖², m standardised motion; a quarter of its faces have lips that no sentence would make
     Features   L = InfoNCE of who it is + ‖m̂ − m‖² + amounts of damage; clips: speeds and kind of disorder
     Sync       L = InfoNCE over −‖v_k − a_j‖²
 
-    python train_metrics.py --bf16           MINUTES minutes on one CPU core (AVX-512, AMX; torch 2.13.0)
+    python train_metrics.py                  @METRICS_MIN@ on one CPU core (AVX2; torch 2.13.0)
     python train_metrics.py --only sync      trains one of them again, keeps the others
 Writes checkpoints/metrics.pt (float16) and out/metrics/log.jsonl.
 """
@@ -201,10 +201,11 @@ def train(cfg, resume=False):
             net.mean[[3, 5]] = 0    # mirrored labels change sign about 0, so x and roll are standardised without their (tiny) mean
             free_frames, free_motion = free_lips(len(data.starts) - 1)
             free_motion = torch.from_numpy(free_motion).to(device)
-            sources = [(frames, (m[:, :7] - net.mean) / net.std) for frames, m in ((data.frames, motion), (free_frames, free_motion))]
+            free = cfg.batch // 4
+            sources = [(frames, (m[:, :7] - net.mean) / net.std, n) for frames, m, n in ((data.frames, motion, cfg.batch - free), (free_frames, free_motion, free))]
 
             def loss_of():
-                x, m = map(torch.cat, zip(*(batch_reader(*source, cfg.batch // 2, generator, device) for source in sources)))
+                x, m = map(torch.cat, zip(*(batch_reader(*source, generator, device) for source in sources)))
                 return (net.standard(x) - m).pow(2).mean()
             fit(name, net.parameters(), cfg.steps_reader, loss_of, cfg, log, device)
             r2 = r_squared(over(net, held_out.frames, device), truth[:, :7])
