@@ -307,7 +307,7 @@ def cached_latents(videos, autoencoder, device, folder=None):
             return torch.from_numpy(kept).to(device)
     pieces = range(0, len(videos.frames), 256)
     latents = torch.cat([autoencoder.encode(to_pixels(videos.frames[i:i + 256], device)).half()
-                         for i in tqdm(pieces, desc="encoding", disable=None, leave=False)])
+                         for i in tqdm(pieces, desc="encoding", disable=None, leave=False)]).contiguous()       # as they are read back
     if folder:
         temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
         np.save(temporary, latents.cpu().numpy())

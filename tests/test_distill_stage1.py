@@ -117,7 +117,7 @@ def test_a_gaussian_student_moves_to_its_teachers_mean_and_variance():
     torch.manual_seed(0)
     real, fake, student, shape = Gaussian(0.7, 0.5), Gaussian(-1, 1.5), OneStep(-1, 1.5), (256, 1, 1, 1, 1)
     cond = Cond(torch.zeros(256, 1, 1, 1), torch.zeros(256, 1, 1, 1), torch.zeros(shape), torch.zeros(256, 1))
-    opt, fake_opt = torch.optim.Adam(student.parameters(), 0.01, betas=(0.9, 0.99)), torch.optim.Adam(fake.parameters(), 0.05, betas=(0.9, 0.99))
+    opt, fake_opt = torch.optim.Adam(student.parameters(), 0.03, betas=(0.9, 0.99)), torch.optim.Adam(fake.parameters(), 0.05, betas=(0.9, 0.99))
     noise, tail = lambda: torch.randn(shape), []
     for i in range(600):
         for _ in range(4):
