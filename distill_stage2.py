@@ -39,20 +39,20 @@ class Config:
     student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
     batch: int = 8               # clips per iteration
-    lr: float = 3e-5             # of the student (AdamW)
-    disc_lr: float = 1e-4        # of the discriminator
+    lr: float = 1e-5             # of the student (AdamW)
+    disc_lr: float = 5e-4        # of the discriminator
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
-    sample_every: int = 60       # iterations between looks: lip-sync, spread, contact sheet
+    sample_every: int = 80       # iterations between looks: lip-sync, spread, contact sheet
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
-    warm_disc: int = 20          # ablation: iterations of phase 4, in which only the discriminator learns
-    phase_steps: int = 30        # ablation: iterations of each of the phases 3 and 2
-    last_steps: int = 100        # ablation: iterations of phase 1
+    warm_disc: int = 30          # ablation: iterations of phase 4, in which only the discriminator learns
+    phase_steps: int = 20        # ablation: iterations of each of the phases 3 and 2
+    last_steps: int = 90         # ablation: iterations of phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their iterations
-    curriculum: int = 20         # ablation: W, iterations at the start of a phase in which the last timestep is drawn; 0 = none
+    curriculum: int = 15         # ablation: W, iterations at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
     penalty: float = 100.0       # ablation: λ of the gradient penalties; 0 = none

@@ -4,7 +4,7 @@
     Features   L = InfoNCE of who it is + ‖m̂ − m‖² + amounts of damage; clips: speeds and kind of disorder
     Sync       L = InfoNCE over −‖v_k − a_j‖²
 
-    python train_metrics.py                  @METRICS_MIN@ on one CPU core (AVX2; torch 2.13.0)
+    python train_metrics.py                  17 minutes on one CPU core (AVX2; torch 2.13.0)
     python train_metrics.py --only sync      trains one of them again, keeps the others
 Writes checkpoints/metrics.pt (float16) and out/metrics/log.jsonl.
 """
