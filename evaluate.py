@@ -83,8 +83,8 @@ def models(folder, device):
     """
     folder, rows = Path(folder), []
     if (folder / "teacher.pt").exists():
-        unet, _ = load_teacher(folder / "teacher.pt", device)
-        ddim = lambda **settings: lambda cond, noise: ddim_sample(unet, cond, noise(), **settings)
+        teacher, _ = load_teacher(folder / "teacher.pt", device)            # a name of its own: the samplers look it up when they are called
+        ddim = lambda **settings: lambda cond, noise: ddim_sample(teacher, cond, noise(), **settings)
         rows += [("teacher", 120, ddim(steps=40)),
                  ("teacher_noguide", 40, ddim(steps=40, s_ref=1, s_audio=1)),
                  ("ddim4", 4, ddim(steps=4, s_ref=1, s_audio=1)), ("ddim4_guided", 12, ddim(steps=4)),

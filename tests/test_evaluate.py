@@ -11,7 +11,8 @@ import metrics
 import tiny_data
 from autoencoder import load_autoencoder
 from common import save_checkpoint
-from teacher import UNet
+from helpers import small_unet
+from teacher import Cond, UNet, ddim_sample
 from tiny_data import FIRST_SEED, SPLITS
 
 SHIPPED, CPU = Path(evaluate.__file__).parent / "checkpoints", torch.device("cpu")
@@ -95,6 +96,18 @@ def test_diversity_is_the_spread_over_seeds():
     reads = [np.zeros((2, 5, 7)) for _ in range(2)]
     reads[1][..., 3] = 2
     np.testing.assert_allclose(evaluate.diversity(reads), [2 ** 0.5, 0, 0])
+
+
+def test_every_row_samples_from_its_own_checkpoint(tmp_path):
+    """Once, the students' weights took the teacher's place in the teacher's rows."""
+    for seed, name in enumerate(("teacher", "stage1", "stage2", "direct1")):
+        save_checkpoint(tmp_path / f"{name}.pt", kind="stage1" if name == "direct1" else name, config={"channels": 16}, model=small_unet(seed).state_dict())
+    noise = torch.randn(1, 16, 16, 8, 8)
+    cond = Cond(torch.randn(1, 16, 8, 8), torch.randn(1, 16, 20, 64), torch.zeros_like(noise), torch.zeros(1, 16))
+    made = {name: sampler(cond, lambda: noise) for name, nfe, sampler in evaluate.models(tmp_path, CPU) if nfe == 1}
+    for seed, name in enumerate(("ddim1", "stage1_1step", "stage2", "direct1")):
+        torch.testing.assert_close(made[name], ddim_sample(small_unet(seed), cond, noise, 1, 1, 1), rtol=0, atol=1e-4)
+        assert all((made[name] - other).abs().mean() > 0.1 for key, other in made.items() if key != name)
 
 
 # ---------------------------------------------------------------- the command
