@@ -14,7 +14,6 @@ Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales);
     python distill_stage1.py --target-steps 1 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
 """
-import math
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,8 +25,9 @@ from torch import nn
 import metrics
 from autoencoder import load_autoencoder
 from common import Log, check_finite, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from teacher import (S_AUDIO, S_REF, T, UNet, add_noise, contact_sheet, eps_from_v, guided_v, hold_context, load_clips, load_teacher, preview,
-                     trailing_timesteps, trainable, v_loss, v_target, x0_from_v)
+from latents import contact_sheet, load_clips, preview
+from teacher import (S_AUDIO, S_REF, T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, trailing_timesteps, trainable, v_loss,
+                     v_target, x0_from_v)
 
 
 @dataclass
@@ -136,15 +136,16 @@ load_stage1 = partial(load_teacher, kind="stage1")
 
 
 def look(student, steps, clips, autoencoder, reader, motion, seed=0, renoise="fresh"):
-    """How well a student speaks on held-out clips -> dict: jaw, width and rounding correlation, head's spread over the data's, mean colour
-    shift in levels of 255. The noise is always the same."""
+    """How well a student speaks on held-out clips -> dict: jaw, width and rounding correlation, head's spread and frame-to-frame change over the
+    data's, mean colour shift in levels of 255. The noise is always the same."""
     x0, cond = preview(clips, 16)
     generator = torch.Generator().manual_seed(seed)
     x = few_step_sample(student, cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device), steps, renoise)
     frames = [autoencoder.decode(z.flatten(0, 1)) for z in (x, x0)]
     read, true = (reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in frames)
     lips = {f"{name}": metrics.correlation(read[..., i], motion[:len(x0), :clips.frames, i]) for i, name in enumerate(("jaw", "width", "rounding"))}
-    return lips | dict(spread=float((metrics.head_spread(read) / metrics.head_spread(true)).mean()),
+    change, change_true = (f.view(*x0.shape[:2], -1).diff(dim=1).abs().mean() for f in frames)
+    return lips | dict(spread=float((metrics.head_spread(read) / metrics.head_spread(true)).mean()), change=float(change / change_true),
                        colour=float(127.5 * (frames[0].mean((0, 2, 3)) - frames[1].mean((0, 2, 3))).abs().mean()))
 
 
@@ -202,7 +203,7 @@ def train(cfg, resume=False):
     # 5 resume
     parts = dict(student=student, fake=fake, ema=ema, optimiser=optimiser, fake_optimiser=fake_optimiser)
     first = resume_training(cfg, "stage1", generator, **parts) if resume else 0
-    log, sums = Log(cfg.out, cfg, device, resume), []
+    log, rows = Log(cfg.out, cfg, device, resume), []
 
     def noise(like):
         return torch.randn(like.shape, generator=generator).to(device)
@@ -223,30 +224,30 @@ def train(cfg, resume=False):
     # 6 loop
     for step in range(first, cfg.steps):
         alone = step < cfg.warm_fake
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-            with torch.set_grad_enabled(not alone):
-                cond, x0_hat = draw()                                         # batch
-            with torch.no_grad():
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16), torch.set_grad_enabled(not alone):
+            cond, x0_hat = draw()                                             # batch
+        row = dict(latent_mean=x0_hat.mean().item(), latent_std=x0_hat.std().item())
+
+        if not alone:                                                         # student
+            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16), torch.no_grad():
                 t = T * (cfg.t_min + (cfg.t_max - cfg.t_min) * uniform())
                 xt = add_noise(x0_hat, noise(x0_hat), t)
                 x0_real = real_score(teacher, xt, t, cond, cfg.s_ref, cfg.s_audio)
                 g = dmd_gradient(x0_from_v(xt, fake(xt, t, cond), t), x0_real, x0_hat, cond.mask)
-        norm = 0.0
-        if not alone:                                                         # student
-            norm = update(step, student, optimiser, cfg.lr * min(1, (step - cfg.warm_fake + 1) / max(1, cfg.warmup)), dmd_loss(x0_hat, g, cond.mask))
+            lr = cfg.lr * min(1, (step - cfg.warm_fake + 1) / max(1, cfg.warmup))
+            row |= dict(g=g.abs().mean().item(), gradient=update(step, student, optimiser, lr, dmd_loss(x0_hat, g, cond.mask)))
             update_ema(ema, student, step - cfg.warm_fake, cfg.ema)           # ema
 
-        fake_losses = []
         for _ in range(cfg.fake_updates):                                     # fake score: after the student, not before. It would know these very
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):        # samples by heart, and g would see no crowding in them
                 loss = fake_loss(fake, x0_hat, cond, T * (1 - uniform()), noise(x0_hat))
             update(step, fake, fake_optimiser, cfg.fake_lr, loss)
-            fake_losses.append(loss.item())
-        sums.append([g.abs().mean().item(), np.mean(fake_losses) if fake_losses else math.nan, x0_hat.mean().item(), x0_hat.std().item(), norm])
+            row["fake_loss"] = row.get("fake_loss", 0.0) + loss.item() / cfg.fake_updates
+        rows.append(row)
 
         if (step + 1) % cfg.log_every == 0:                                   # log
-            log(step + 1, **dict(zip(("g", "fake_loss", "latent_mean", "latent_std", "gradient"), map(float, np.mean(sums, 0)))))
-            sums = []
+            log(step + 1, **{k: float(np.mean([r[k] for r in rows if k in r])) for k in row})
+            rows = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:       # sample
             sampler = lambda cond, noise: few_step_sample(ema, cond, noise, cfg.target_steps, cfg.renoise)
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler], held_out, autoencoder)

@@ -26,7 +26,8 @@ from torch import nn
 from autoencoder import load_autoencoder
 from common import Log, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from distill_stage1 import few_step_sample, load_stage1, look, material, rollout, update
-from teacher import T, UNet, contact_sheet, hold_context, load_teacher, trailing_timesteps, trainable
+from latents import contact_sheet
+from teacher import T, UNet, hold_context, load_teacher, trailing_timesteps, trainable
 
 
 @dataclass

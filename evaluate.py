@@ -31,8 +31,9 @@ from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
 from distill_stage1 import few_step_sample, load_stage1
 from distill_stage2 import load_stage2
+from latents import Cond
 from sample import CHUNK, CONTEXT, generate_latents, toy_portrait
-from teacher import Cond, ddim_sample, load_teacher
+from teacher import ddim_sample, load_teacher
 from tiny_data import FIRST_SEED, faces, speech
 
 AT_ONCE = 8              # videos that are generated together
@@ -235,10 +236,11 @@ def speak(sampler, truth, ref, autoencoder, seed, bf16=False):
 
 @torch.no_grad()
 def speed(sampler, truth, ref, autoencoder, device, repeats=3):
-    """One video at a time, in this process: median milliseconds of denoiser, decoder and sound features."""
+    """One video at a time, in this process: median milliseconds of denoiser, decoder and sound features: of `repeats` runs after
+    one to warm up, and with more than one repeat of a whole second of them, since short runs wander most."""
     def clock(f, *args):
         times = []
-        for _ in range(repeats + 1):
+        while len(times) <= repeats or (repeats > 1 and sum(times) < 1000):
             torch.cuda.synchronize() if device.type == "cuda" else None
             start = time.perf_counter()
             f(*args)

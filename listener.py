@@ -37,7 +37,7 @@ def pretrain_sound(tokens, videos, steps, generator, device, batch=128):
         picked = torch.randint(len(labels), (batch,), generator=generator)
         video = np.searchsorted(videos.starts, picked.numpy(), side="right") - 1
         x = torch.from_numpy(np.stack([windows[v][i - videos.starts[v]] for v, i in zip(video, picked.tolist())]))
-        x = x + 0.075 * torch.randn(batch, 1, 1, generator=generator)                            # as in Clips.batch
+        x = x + 0.075 * torch.randn(batch, 1, 1, generator=generator)                            # as in latents.Clips.batch
         y, named = labels[picked].flatten().to(device), head(tokens(x.to(device).transpose(1, 2)).transpose(1, 2)).flatten(0, 1)
         loss = F.cross_entropy(named, y)
         optimiser.zero_grad(set_to_none=True)

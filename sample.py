@@ -38,7 +38,8 @@ from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
 from distill_stage1 import few_step_sample, load_stage1
 from distill_stage2 import load_stage2
-from teacher import S_AUDIO, S_REF, STEPS, Cond, Config, ddim_sample, load_teacher
+from latents import Cond
+from teacher import S_AUDIO, S_REF, STEPS, Config, ddim_sample, load_teacher
 from tiny_data import faces
 
 HERE = Path(__file__).resolve().parent

@@ -12,24 +12,19 @@ Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: lo
 Shapes: B batch, F frames (16), C latent channels (16), H W latent size (8 8), W rows of an audio window (20),
 A audio feature size (64), D embedding size, K context frames (4 or 0), T diffusion steps (1000).
 """
-import hashlib
 import math
-import os
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
-import tiny_data
 from audio_features import N_MELS, WINDOW
-from autoencoder import load_autoencoder, to_pixels, to_uint8
+from autoencoder import load_autoencoder
 from common import Log, Muon, check_finite, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from latents import cond_map, contact_sheet, drop, load_clips
 from listener import pretrain_sound
 
 
@@ -58,6 +53,7 @@ class Config:
     drop_ref: float = 0.1        # ablation: how often portrait and sound are dropped (trains the branch ∅)
     drop_audio: float = 0.1      # ablation: how often the sound alone is dropped (trains the branch ref)
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
+    ref_gap: int = 25            # ablation: frames between a clip and its portrait, at least; 0 = any frame, also one of the clip's
     mouth: float = 3.0           # ablation: how much more the mouth's places weigh in the loss
     sound_steps: int = 2000      # ablation: steps in which the sound's tokens first learn to name phones (toy set only)
 
@@ -143,25 +139,7 @@ def v_loss(v_hat, v, mask, mouth=1.0):
     return (free * (v_hat - v) ** 2).sum() / free.sum()
 
 
-# ---------------------------------------------------------------- the condition and the network
-
-class Cond(NamedTuple):
-    """c = (portrait, sound, context). All tensors, so that it can be indexed and moved with cond_map."""
-    ref: torch.Tensor      # (B, C, H, W) latent of one portrait frame; zeros = dropped
-    audio: torch.Tensor    # (B, F, W, A) audio_windows of the clip; zeros = dropped
-    context: torch.Tensor  # (B, F, C, H, W) the last K frames of the previous chunk in the first K places, zeros elsewhere
-    mask: torch.Tensor     # (B, F) 1 where a context frame is given
-
-
-def cond_map(cond, f):
-    """Apply f to each tensor of a condition."""
-    return Cond(*(f(x) for x in cond))
-
-
-def drop(cond, keep_ref, keep_audio):
-    """Replace dropped conditions by zeros (no portrait has a zero latent, no sound is zero for 0.2 s). keeps: (B,) 0 or 1."""
-    return cond._replace(ref=cond.ref * keep_ref[:, None, None, None], audio=cond.audio * keep_audio[:, None, None, None])
-
+# ---------------------------------------------------------------- the network
 
 def hold_context(x, cond, eps=None, t=None):
     """x (B, F, C, H, W) with the places of context frames replaced by their true latents, noised to t if ε and t are given."""
@@ -295,67 +273,6 @@ def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
     return x
 
 
-# ---------------------------------------------------------------- data: cached latents
-
-def cached_latents(videos, autoencoder, device, folder=None):
-    """All frames as latents (N, C, H, W), half precision, 2 KB each. With a folder they are kept there, under a name made from the
-    encoder's weights, since encoding the toy set takes minutes: the next script, with the same encoder, reads them."""
-    if folder:
-        mark = hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in autoencoder.state_dict().values())).hexdigest()[:12]
-        path = folder / f"latents-{mark}.npy"
-        if path.exists() and len(kept := np.load(path)) == len(videos.frames):
-            return torch.from_numpy(kept).to(device)
-    pieces = range(0, len(videos.frames), 256)
-    latents = torch.cat([autoencoder.encode(to_pixels(videos.frames[i:i + 256], device)).half()
-                         for i in tqdm(pieces, desc="encoding", disable=None, leave=False)]).contiguous()       # as they are read back
-    if folder:
-        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
-        np.save(temporary, latents.cpu().numpy())
-        os.replace(temporary, path)
-    return latents
-
-
-def load_clips(cfg, split, autoencoder, device):
-    """A split of cfg.data -> Videos, Clips. The toy set's latents are kept beside it."""
-    videos = tiny_data.load(cfg.data, split, cfg.videos, cfg.frames + 1)
-    return videos, Clips(videos, autoencoder, cfg.frames, device, Path(cfg.data) / split if videos.phones else None)
-
-
-class Clips:
-    """All videos as latents in memory; draws batches of clips."""
-
-    def __init__(self, videos, autoencoder, frames, device, folder=None):
-        if (np.diff(videos.starts) < frames + 1).any():
-            raise ValueError(f"every video needs at least {frames + 1} frames")
-        self.starts, self.frames, self.device = videos.starts, frames, device
-        self.latents = cached_latents(videos, autoencoder, device, folder)
-        self.windows = [videos.windows(i) for i in range(len(videos.starts) - 1)]
-
-    def clip(self, video, start, ref, frames):
-        """x0 (F, C, H, W), ref (C, H, W), audio (F, W, A) of one video, counted in its own frames."""
-        a = int(self.starts[video])
-        return (self.latents[a + start:a + start + frames].float(), self.latents[a + ref].float(),         # kept as half: only here
-                torch.from_numpy(self.windows[video][start:start + frames].copy()).to(self.device))
-
-    def batch(self, size, generator, context, context_rate, shorter=1):
-        """Random clips -> x0 (B, F, C, H, W) and their condition; `context_rate` of them carry `context` true first frames.
-
-        shorter: so many times as many clips, of frames and context so many times fewer. Neighbouring frames say almost the same, so
-        these are more people, words and timesteps for the same work: the way to learn faces, before motion is learnt."""
-        def draw(high):
-            return int(torch.randint(int(high), (), generator=generator))
-        rows, size, frames = [], size * shorter, self.frames // shorter
-        for _ in range(size):
-            video = draw(len(self.windows))
-            n = self.starts[video + 1] - self.starts[video]
-            rows.append(self.clip(video, draw(n - frames + 1), draw(n), frames))
-        x0, ref, audio = (torch.stack(r) for r in zip(*rows))
-        level = 0.075 * torch.randn(size, 1, 1, 1, generator=generator)       # 3 dB: a file's level is known only roughly
-        given = (torch.rand(size, 1, generator=generator) < context_rate) & (torch.arange(frames) < context // shorter)
-        mask = given.float().to(self.device)
-        return x0, Cond(ref, (audio + level.to(self.device)), x0 * mask[:, :, None, None, None], mask)
-
-
 def trainable(unet):
     """The network, in place, ready to train: everything but its listener."""
     unet.train().requires_grad_(True)
@@ -408,7 +325,7 @@ def train(cfg, resume=False):
 
     # 6 loop
     for step in range(first, cfg.steps):
-        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate, 4 if step < cfg.short_steps else 1)      # batch
+        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate, 4 if step < cfg.short_steps else 1, cfg.ref_gap)   # batch
         t = (torch.rand((), generator=generator) + torch.arange(len(x0))) / len(x0) % 1         # stratified over [0, T)
         t = (T * (1 - t)).to(device)                                                              # (0, T]: T is where sampling starts
         eps = torch.randn(x0.shape, generator=generator).to(device)
@@ -438,24 +355,6 @@ def train(cfg, resume=False):
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:                             # save
             save_training(cfg, "teacher", step + 1, generator, **parts)
     return ema
-
-
-def preview(clips, count=3):
-    """The first clip of each of the first videos, its portrait the video's last frame -> x0 (n, F, C, H, W), Cond without context."""
-    picked = [clips.clip(i, 0, clips.starts[i + 1] - clips.starts[i] - 1, clips.frames) for i in range(min(count, len(clips.windows)))]
-    x0, ref, audio = (torch.stack(x) for x in zip(*picked))
-    return x0, Cond(ref, audio, torch.zeros_like(x0), torch.zeros(x0.shape[:2], device=x0.device))
-
-
-def contact_sheet(path, samplers, clips, autoencoder, seed=0):
-    """A PNG: for three held-out portraits, one row for each sampler(cond, noise) -> x0, then the truth. Own noise, always the same."""
-    x0, cond = preview(clips)
-    rows = []
-    for sampler in samplers:
-        generator = torch.Generator().manual_seed(seed)                       # not the training's: looking changes nothing
-        with torch.no_grad():
-            rows.append(sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device)))
-    tiny_data.contact_sheet(path, [to_uint8(autoencoder.decode(x[i])) for i in range(len(x0)) for x in (*rows, x0)])
 
 
 if __name__ == "__main__":

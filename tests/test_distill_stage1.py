@@ -11,7 +11,8 @@ import distill_stage1 as stage1
 import teacher
 from distill_stage1 import dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout
 from helpers import prepare, small_unet, train_with_a_power_cut
-from teacher import T, Cond, add_noise, alpha_sigma, ddim_sample, hold_context, trailing_timesteps, v_loss, x0_from_v
+from latents import Cond
+from teacher import T, add_noise, alpha_sigma, ddim_sample, hold_context, trailing_timesteps, v_loss, x0_from_v
 
 torch.manual_seed(0)
 SHAPE = (2, 16, 16, 8, 8)

@@ -12,7 +12,8 @@ import tiny_data
 from autoencoder import load_autoencoder
 from common import save_checkpoint
 from helpers import small_unet
-from teacher import Cond, UNet, ddim_sample
+from latents import Cond
+from teacher import UNet, ddim_sample
 from tiny_data import FIRST_SEED, SPLITS
 
 SHIPPED, CPU = Path(evaluate.__file__).parent / "checkpoints", torch.device("cpu")

@@ -8,9 +8,10 @@ from torch.testing import assert_close
 
 import teacher
 from helpers import prepare, small_unet, train_with_a_power_cut
+from latents import Cond, cond_map, drop
 from listener import pretrain_sound
-from teacher import (Block, Clips, Cond, T, UNet, add_noise, alpha_sigma, cond_map, ddim_sample, ddim_step, drop, eps_from_v,
-                     guide, guided_v, trailing_timesteps, v_loss, v_target, x0_from_v)
+from teacher import (Block, T, UNet, add_noise, alpha_sigma, ddim_sample, ddim_step, eps_from_v, guide, guided_v, trailing_timesteps,
+                     v_loss, v_target, x0_from_v)
 
 torch.manual_seed(0)
 X0, EPS = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64), torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
@@ -232,76 +233,6 @@ def test_shapes_that_do_not_fit_are_named(unet):
 def test_drop_zeroes_what_is_not_kept():
     c = drop(condition(2), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]))
     assert not c.ref[0].any() and c.ref[1].any() and c.audio[0].any() and not c.audio[1].any()
-
-
-# ---- data
-
-class FakeCoder:
-    """Every pixel of a frame is its number: the latent says which frame it was."""
-
-    def encode(self, x):
-        return x[:, :1, ::8, ::8].repeat(1, 16, 1, 1)
-
-
-@pytest.fixture(scope="module")
-def clips():
-    import tiny_data
-    n = 200
-    frames = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 64, 64, 3))
-    mel = np.repeat(np.arange(n), 4)[:, None].repeat(64, 1) / 127.5 - 1                # row r says which frame it belongs to
-    return Clips(tiny_data.Videos(frames, mel, np.array([0, 80, 120, 200]), None, None, []), FakeCoder(), 16, "cpu")
-
-
-def test_a_clip_is_16_consecutive_frames_of_one_video_with_its_own_sound(clips):
-    x0, c = clips.batch(64, torch.Generator().manual_seed(0), 4, 0.5)
-    number = torch.round((x0[:, :, 0, 0, 0] + 1) * 127.5)                                # (B, F) which frame
-    assert (number.diff(dim=1) == 1).all()
-    video = torch.bucketize(number, torch.tensor([80.0, 120.0]), right=True)
-    assert (video == video[:, :1]).all()
-    ref = torch.round((c.ref[:, 0, 0, 0] + 1) * 127.5)
-    assert (torch.bucketize(ref, torch.tensor([80.0, 120.0]), right=True) == video[:, 0]).all()
-    middle = c.audio[:, :, 9:11].mean((2, 3)) - c.audio[:, 7:8, 9:11].mean((2, 3))      # the level jitter cancels
-    assert_close(middle * 127.5, (number - number[:, 7:8]), rtol=0, atol=0.2)
-
-
-def test_a_clip_hears_its_own_frames_without_lag(clips):
-    x0, ref, audio = clips.clip(1, 5, 20, 16)                                                # video 1 starts at frame 80
-    own = torch.arange(85.0, 101.0) / 127.5 - 1
-    assert_close(audio[:, 8:12].mean((1, 2)), own, rtol=0, atol=1e-5)                    # the window's middle four rows
-    assert_close(x0[:, 0, 0, 0].float(), own, rtol=0, atol=1e-3)
-    assert_close(ref[0, 0, 0].float(), own[15], rtol=0, atol=1e-3)                       # 80 + 20 = 100
-
-
-def test_context_is_the_truth_in_the_first_frames_of_about_half_the_clips(clips):
-    x0, c = clips.batch(200, torch.Generator().manual_seed(0), 4, 0.5)
-    given = c.mask[:, 0] == 1
-    assert 70 < given.sum() < 130
-    assert (c.mask[given] == (torch.arange(16) < 4)).all() and not c.mask[~given].any()
-    assert_close(c.context[given, :4], x0[given, :4], rtol=0, atol=0)
-    assert not c.context[:, 4:].any() and not c.context[~given].any()
-
-
-def test_shorter_clips_are_more_clips_with_as_many_frames_in_all_and_context_to_match(clips):
-    x0, c = clips.batch(50, torch.Generator().manual_seed(0), 4, 0.5, shorter=4)
-    assert x0.shape == (200, 4, 16, 8, 8) and c.audio.shape[:2] == c.mask.shape == (200, 4)
-    assert (torch.round((x0[:, :, 0, 0, 0] + 1) * 127.5).diff(dim=1) == 1).all()
-    assert 70 < c.mask[:, 0].sum() < 130 and not c.mask[:, 1:].any()
-
-
-def test_latents_are_kept_under_the_name_of_their_encoder(tmp_path):
-    import autoencoder
-    import tiny_data
-    torch.manual_seed(0)
-    frames = torch.randint(256, (20, 64, 64, 3), dtype=torch.uint8).numpy()
-    videos = tiny_data.Videos(frames, np.zeros((80, 64)), np.array([0, 20]), None, None, [])
-    with torch.no_grad():
-        one, other = autoencoder.AutoEncoder(), autoencoder.AutoEncoder()
-        fresh = teacher.cached_latents(videos, one, "cpu", tmp_path)
-        assert_close(fresh.float(), one.encode(autoencoder.to_pixels(frames)), rtol=1e-2, atol=1e-3)
-        one.encode = None                                                     # from now on they are read, not made
-        assert torch.equal(teacher.cached_latents(videos, one, "cpu", tmp_path), fresh)
-        assert not torch.equal(teacher.cached_latents(videos, other, "cpu", tmp_path), fresh)
-    assert len(list(tmp_path.iterdir())) == 2
 
 
 # ---- training
