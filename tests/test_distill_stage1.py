@@ -1,13 +1,16 @@
 import contextlib
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
+import autoencoder
 import distill_stage1 as stage1
+import latents
 import teacher
 from distill_stage1 import dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout
 from helpers import prepare, small_unet, train_with_a_power_cut
@@ -15,7 +18,7 @@ from latents import Cond
 from teacher import T, add_noise, alpha_sigma, ddim_sample, hold_context, trailing_timesteps, v_loss, x0_from_v
 
 torch.manual_seed(0)
-SHAPE = (2, 16, 16, 8, 8)
+SHAPE, SHIPPED = (2, 16, 16, 8, 8), Path(teacher.__file__).parent / "checkpoints"
 TAUS = trailing_timesteps(4)[:-1]
 
 
@@ -303,3 +306,14 @@ def test_while_the_fake_score_warms_up_the_student_stays(workplace):
 def test_a_wrong_switch_is_named(workplace, flag, message):
     with pytest.raises(ValueError, match=message):
         stage1.train(replace(stage1.Config(**SMALL), **flag))
+
+
+def test_a_look_finds_no_fault_with_the_truth(tmp_path):
+    """A student whose answer is the true clip: lips right, head as mobile, picture as steady, colours the same."""
+    device, cfg = torch.device("cpu"), stage1.Config(data=str(tmp_path), videos=2, frames=16, metrics=str(SHIPPED / "metrics.pt"))
+    coder = autoencoder.load_autoencoder(SHIPPED / "autoencoder.pt", device)
+    _, held_out, judge = stage1.material(cfg, coder, device)
+    truth = latents.preview(held_out, 16)[0]
+    found = stage1.look(lambda xt, t, cond: (alpha_sigma(t)[0] * xt - truth) / alpha_sigma(t)[1], 4, held_out, coder, *judge)
+    assert found["jaw"] > 0.9
+    assert found["colour"] < 0.1 and abs(found["spread"] - 1) < 0.01 and abs(found["change"] - 1) < 0.01
