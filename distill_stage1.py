@@ -26,7 +26,7 @@ import metrics
 from autoencoder import load_autoencoder
 from common import Log, check_finite, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from latents import contact_sheet, load_clips, preview
-from teacher import (S_AUDIO, S_REF, T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, trailing_timesteps, trainable, v_loss,
+from teacher import (S_AUDIO, T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, trailing_timesteps, trainable, v_loss,
                      v_target, x0_from_v)
 
 
@@ -39,22 +39,22 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # the real score, and where student and fake score start
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
-    steps: int = 190             # iterations: one student update and several of the fake score each
+    steps: int = 350             # iterations: one student update and several of the fake score each
     warm_fake: int = 20          # the first of them, in which the fake score learns alone
     batch: int = 8               # clips per iteration
-    lr: float = 5e-5             # of the student (AdamW)
-    fake_lr: float = 1e-4        # of the fake score
+    lr: float = 1e-4             # of the student (AdamW)
+    fake_lr: float = 2e-4        # of the fake score
     warmup: int = 20             # student updates of linear warm-up
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
-    sample_every: int = 60       # iterations between looks: lip-sync, spread, contact sheet
+    sample_every: int = 70       # iterations between looks: lip-sync, spread, contact sheet
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
     target_steps: int = 4        # ablation: steps of the student; 1 = direct DMD to one step
     fake_updates: int = 3        # ablation: fake-score updates per student update, on the samples that the student has just made
-    s_ref: float = S_REF         # ablation: guidance of the real score, portrait
+    s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head
     s_audio: float = S_AUDIO     # ablation: guidance of the real score, sound (both 1: none)
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
@@ -144,7 +144,7 @@ def look(student, steps, clips, autoencoder, reader, motion, seed=0, renoise="fr
     frames = [autoencoder.decode(z.flatten(0, 1)) for z in (x, x0)]
     read, true = (reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in frames)
     lips = {f"{name}": metrics.correlation(read[..., i], motion[:len(x0), :clips.frames, i]) for i, name in enumerate(("jaw", "width", "rounding"))}
-    change, change_true = (f.view(*x0.shape[:2], -1).diff(dim=1).abs().mean() for f in frames)
+    change, change_true = (f.unflatten(0, x0.shape[:2]).diff(dim=1).abs().mean() for f in frames)
     return lips | dict(spread=float((metrics.head_spread(read) / metrics.head_spread(true)).mean()), change=float(change / change_true),
                        colour=float(127.5 * (frames[0].mean((0, 2, 3)) - frames[1].mean((0, 2, 3))).abs().mean()))
 
