@@ -51,7 +51,7 @@ class Config:
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
     warm_disc: int = 40          # ablation: iterations of phase 4, in which only the discriminator learns
     phase_steps: int = 25        # ablation: iterations of each of the phases 3 and 2
-    last_steps: int = 330        # ablation: iterations of phase 1
+    last_steps: int = 285        # ablation: iterations of phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their iterations
     curriculum: int = 15         # ablation: W, iterations at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
