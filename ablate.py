@@ -1,6 +1,6 @@
 """The paper's ablation of stage 2: every variant from one stage-1 student, one table and one contact sheet.
 
-    python ablate.py                                               all variants, one seed
+    python ablate.py                                               all variants, one seed, a fifth of stage 2's iterations with half its clips
     python ablate.py --seeds 3 --variants full,hinge               some of them, three seeds
     python ablate.py --smoke                                       everything at toy size (after the other scripts' --smoke)
 Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and out/ablate/VARIANT-SEED/. A variant that was

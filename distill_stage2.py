@@ -60,9 +60,9 @@ class Config:
     sigma: float = 0.1           # ablation: σ of their noise; λ and σ together act like R1 with γ = 2 λ σ²
     disc_init: str = "student"   # ablation: the discriminator starts as the student, or random
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
-    channels: int = 0            # of the UNet, 0 = the student's
-    frames: int = 0              # of a clip, 0 = the student's
-    context: int = 0             # frames given from the previous chunk, 0 = the student's
+    channels: int = 0            # of the UNet: always the 4-step student's, filled in for the log
+    frames: int = 0              # of a clip: the same
+    context: int = 0             # frames given from the previous chunk: the same
 
 
 SMOKE = dict(videos=4, batch=2, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1, log_every=1, save_every=2, sample_every=5, data="data/smoke",
@@ -90,7 +90,7 @@ def warm_timesteps(n, i, warm, last):
     """The timesteps of iteration i of phase N: τ^N with its last one replaced by last (B,).
 
     Phase 1 has one timestep, T, and noise labelled with less would be an input that no sampler makes: while its last one is drawn it keeps
-    the step at T before it, so it starts as phase 2's sampler, whose second step jumps further and further.
+    the step at T before it, so it starts as a sampler of two steps, whose second one jumps further and further.
     """
     head = phase_timesteps(n)[:-1]
     return [*(head or ([T] if i < warm else [])), last]
@@ -99,7 +99,7 @@ def warm_timesteps(n, i, warm, last):
 def disc_loss(kind, real, fake):
     """What the discriminator minimises. D's values (B,), (B,) -> scalar. R3GAN, 2501.05441; hinge and vanilla for comparison."""
     if kind == "relativistic":
-        return F.softplus(-(real - fake)).mean()                              # same condition: a pair, so only the order counts
+        return F.softplus(-(real - fake)).mean()                              # same condition: a pair, so only the difference counts
     if kind == "hinge":
         return (F.relu(1 - real) + F.relu(1 + fake)).mean()
     return (F.softplus(-real) + F.softplus(fake)).mean()
@@ -115,6 +115,16 @@ def gen_loss(kind, real, fake):
 def self_compare_loss(better, worse):
     """softplus(−(D(better) − D(worse))), mean. D learns (x_ref, x̂0), the student the opposite order. TurboTalk, stage 2, self-compare."""
     return F.softplus(-(better - worse)).mean()
+
+
+def disc_objective(kind, real, reference, fake, weight):
+    """L_D + λ_sc L_sc,D: real above fake, and reference above fake; D is not asked to rank real and reference. D's values (B,) -> scalar."""
+    return disc_loss(kind, real, fake) + weight * self_compare_loss(reference, fake)
+
+
+def gen_objective(kind, real, reference, fake, weight):
+    """L_G + λ_sc L_sc,G: fake above real, and fake above reference. D's values (B,) -> scalar."""
+    return gen_loss(kind, real, fake) + weight * self_compare_loss(fake, reference)
 
 
 def penalty(disc, x, value, cond, sigma, n):
@@ -202,9 +212,10 @@ def train(cfg, resume=False):
             samples = x0, x0_hat.detach(), x_ref                               # detach: the discriminator must not train the student
             d_real, d_fake, d_ref = values = [disc(x, cond) for x in samples]                       # loss of the discriminator
             one = int(torch.randint(3, (), generator=generator))               # R1, R2 or R3, three times: their sum on average, at a third of its cost
-            slope = 3 * penalty(disc, samples[one], values[one], cond, cfg.sigma, noise()) if cfg.penalty else 0
-            loss_d = disc_loss(cfg.gan, d_real, d_fake) + cfg.self_compare * self_compare_loss(d_ref, d_fake) + cfg.penalty * slope
-        update(step, disc, disc_optimiser, cfg.disc_lr, loss_d)               # step
+            n_penalty = noise()                                               # drawn also without penalty: both runs see the same clips and noise
+            slope = 3 * penalty(disc, samples[one], values[one], cond, cfg.sigma, n_penalty) if cfg.penalty else 0
+            loss_d = disc_objective(cfg.gan, d_real, d_ref, d_fake, cfg.self_compare) + cfg.penalty * slope
+        update(step, "discriminator", disc, disc_optimiser, cfg.disc_lr, loss_d)               # step
 
         row = dict(real=d_real.mean(), reference=d_ref.mean(), fake=d_fake.mean(), accuracy=(d_real > d_fake).float().mean(), loss_d=loss_d,
                    penalty=torch.as_tensor(slope), last_t=last.mean(), latent_std=x0_hat.std())
@@ -213,8 +224,8 @@ def train(cfg, resume=False):
                 with torch.no_grad():
                     g_real, g_ref = disc(x0, cond), disc(x_ref, cond)
                 g_fake = disc(x0_hat, cond)
-                loss_g = gen_loss(cfg.gan, g_real, g_fake) + cfg.self_compare * self_compare_loss(g_fake, g_ref)
-            update(step, student, optimiser, cfg.lr, loss_g)                  # step
+                loss_g = gen_objective(cfg.gan, g_real, g_ref, g_fake, cfg.self_compare)
+            update(step, "student", student, optimiser, cfg.lr, loss_g)                  # step
             update_ema(ema, student, step, cfg.ema)                           # ema
             row["loss_g"] = loss_g
         sums.append({k: v.item() for k, v in row.items()})

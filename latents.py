@@ -1,6 +1,6 @@
 """Between the videos and the networks: the condition c, all frames as latents, batches of clips, contact sheets.
 
-Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), W rows of an audio window (20), A audio feature size (64).
+Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), R rows of an audio window (20), A audio feature size (64).
 """
 import hashlib
 import os
@@ -18,7 +18,7 @@ from autoencoder import to_pixels, to_uint8
 class Cond(NamedTuple):
     """c = (portrait, sound, context). All tensors, so that it can be indexed and moved with cond_map."""
     ref: torch.Tensor      # (B, C, H, W) latent of one portrait frame; zeros = dropped
-    audio: torch.Tensor    # (B, F, W, A) audio_windows of the clip; zeros = dropped
+    audio: torch.Tensor    # (B, F, R, A) audio_windows of the clip; zeros = dropped
     context: torch.Tensor  # (B, F, C, H, W) the last K frames of the previous chunk in the first K places, zeros elsewhere
     mask: torch.Tensor     # (B, F) 1 where a context frame is given
 
@@ -68,7 +68,7 @@ class Clips:
         self.windows = [videos.windows(i) for i in range(len(videos.starts) - 1)]
 
     def clip(self, video, start, ref, frames):
-        """x0 (F, C, H, W), ref (C, H, W), audio (F, W, A) of one video, counted in its own frames."""
+        """x0 (F, C, H, W), ref (C, H, W), audio (F, R, A) of one video, counted in its own frames."""
         a = int(self.starts[video])
         return (self.latents[a + start:a + start + frames].float(), self.latents[a + ref].float(),         # kept as half: only here
                 torch.from_numpy(self.windows[video][start:start + frames].copy()).to(self.device))

@@ -10,7 +10,7 @@
     python teacher.py --smoke                everything at toy size in seconds
 Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt, contact sheets.
 
-Shapes: B batch, F frames (16), C latent channels (16), H W latent size (8 8), W rows of an audio window (20),
+Shapes: B batch, F frames (16), C latent channels (16), H W latent size (8 8), R rows of an audio window (20),
 A audio feature size (64), D embedding size, K context frames (4 or 0), T diffusion steps (1000).
 """
 import math

@@ -193,6 +193,16 @@ def test_under_bfloat16_the_last_call_still_trains_convolutions_and_matrices():
 
 # ---- the sampler
 
+def test_the_real_score_takes_the_portraits_scale_first_and_the_sounds_second():
+    """A teacher that adds 1 for the portrait and 10 for the sound: v = 0 + s_ref 1 + s_audio 10."""
+    class Teacher(nn.Module):
+        def forward(self, xt, t, cond):
+            has = lambda x: x.flatten(1).any(1).float()[:, None, None, None, None]
+            return torch.zeros_like(xt) + has(cond.ref) + 10 * has(cond.audio)
+    xt, t = torch.zeros(SHAPE), torch.full((2,), float(T))
+    assert_close(real_score(Teacher(), xt, t, condition(), 1.5, 3.0), -torch.full(SHAPE, 31.5))      # at T, x̂0 = −v
+
+
 def test_rollout_without_fresh_noise_is_ddim():
     model, c, eps = small_unet().eval(), condition(given=4), torch.randn(SHAPE)
     with torch.no_grad():

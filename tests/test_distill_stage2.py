@@ -1,6 +1,5 @@
 import contextlib
 import math
-from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -51,9 +50,11 @@ def test_every_rollout_starts_from_pure_noise_at_T(n, i):
     assert (first == T).all() and taus[-1] is last and len(taus) == (2 if n == 1 and i < 100 else n)
 
 
-def test_the_shipped_student_is_written_in_phase_one_only(workplace):
+def test_the_shipped_student_is_written_in_phase_one_only(workplace, monkeypatch):
+    shipped, save = [], stage2.save_training
+    monkeypatch.setattr(stage2, "save_training", lambda *args, ship, **parts: shipped.append(ship) or save(*args, ship=ship, **parts))
     stage2.train(replace(stage2.Config(**SMALL, out="s", weights="s.pt"), save_every=1))
-    assert torch.load("s.pt", weights_only=True)["step"] == 5
+    assert shipped == [False, False, False, True, True] and torch.load("s.pt", weights_only=True)["step"] == 5
     with pytest.raises(ValueError, match="--batch"):
         stage2.train(replace(stage2.Config(**SMALL, out="s", weights="s.pt"), batch=3), resume=True)
 
@@ -78,7 +79,7 @@ def test_losses_at_hand_computed_logits():
     assert_close(self_compare_loss(real, fake).item(), math.log(1 + e(-3)))
 
 
-def test_only_the_order_counts_in_a_relativistic_loss():
+def test_only_the_difference_counts_in_a_relativistic_loss():
     real, fake = torch.randn(4), torch.randn(4)
     for loss in (disc_loss, gen_loss):
         assert_close(loss("relativistic", real + 7, fake + 7), loss("relativistic", real, fake), rtol=1e-4, atol=1e-5)
@@ -93,6 +94,19 @@ def test_the_two_players_pull_in_opposite_directions(kind):
     worse = torch.zeros(3, requires_grad=True)
     assert (torch.autograd.grad(self_compare_loss(torch.zeros(3), worse), worse)[0] > 0).all()      # D: x̂0 below the reference
     assert (torch.autograd.grad(self_compare_loss(worse, torch.zeros(3)), worse)[0] < 0).all()      # G: x̂0 above it
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_both_players_do_with_real_reference_and_fake(kind):
+    """D lifts real and reference and lowers fake; the student lifts fake, against both. Without a weight nobody looks at the reference."""
+    for objective, fake_goes in ((stage2.disc_objective, 1), (stage2.gen_objective, -1)):
+        real, reference, fake = values = [torch.zeros(3, requires_grad=True) for _ in range(3)]
+        g = torch.autograd.grad(objective(kind, *values, 0.5), values, allow_unused=True)
+        assert (g[2] * fake_goes > 0).all() and (g[1] * fake_goes < 0).all()
+        if fake_goes == 1:
+            assert (g[0] < 0).all()
+        plain = torch.autograd.grad(objective(kind, *values, 0.0), values, allow_unused=True)
+        assert not plain[1].any() and plain[2].abs().max() < g[2].abs().max()
 
 
 # ---- the gradient penalties
@@ -121,11 +135,10 @@ def test_penalty_leaves_context_alone_and_trains_through_both_values():
     c, x = condition(given=4), torch.randn(SHAPE)
     seen, w = [], torch.ones((), requires_grad=True)
     disc = lambda x, cond: seen.append(x) or w * x[:, 4:].mean((1, 2, 3, 4)) ** 2
-    value = disc(x, c)
-    assert value.requires_grad
-    penalty(disc, x, value, c, 0.1, torch.randn(SHAPE)).backward()
+    found = penalty(disc, x, disc(x, c), c, 0.1, torch.randn(SHAPE))
+    found.backward()
     assert_close(seen[1][:, :4], c.context[:, :4], rtol=0, atol=0)
-    assert w.grad.abs() > 0
+    assert_close(w.grad, 2 * found.detach())                                 # the penalty is w² times something: both values carry gradient
 
 
 # ---- the discriminator
@@ -169,14 +182,13 @@ def test_gradients_reach_exactly_the_networks_they_should():
     assert any(p.grad is not None and p.grad.any() for p in student.parameters()) and all(p.grad is None for p in reference.parameters())
 
 
-def test_the_discriminator_is_a_copy():
-    unet = small_unet()
-    disc, before = Discriminator(deepcopy(unet)), deepcopy(unet.state_dict())
-    with torch.no_grad():
-        for p in disc.parameters():
-            p.add_(1)
-    for k, v in unet.state_dict().items():
-        assert_close(v, before[k], rtol=0, atol=0)
+def test_phase_four_trains_the_discriminator_and_neither_student_nor_reference(workplace):
+    ema = stage2.train(replace(BASE, warm_disc=2, phase_steps=0, last_steps=0, log_every=9))
+    start = stage2.load_stage1("stage1.pt")[0]
+    assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), start.parameters()))
+    saved = torch.load("a/last.pt", weights_only=True)
+    assert all(torch.equal(p, saved["student"][k]) for k, p in start.state_dict().items())
+    assert any((p != saved["disc"]["unet." + k]).any() for k, p in start.state_dict().items() if "unet." + k in saved["disc"])
 
 
 # ---- training
