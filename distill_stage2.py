@@ -10,7 +10,7 @@ between the data and the N-step student, and keeps the game even. At the start o
 old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
-    python distill_stage2.py                     9 minutes on two CPU cores (AVX2; torch 2.13.0)
+    python distill_stage2.py                     14 minutes on two CPU cores (AVX2; torch 2.13.0)
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
@@ -40,8 +40,8 @@ class Config:
     student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
     batch: int = 8               # clips per iteration
-    lr: float = 2e-5             # of the student (AdamW)
-    disc_lr: float = 1e-3        # of the discriminator
+    lr: float = 1e-5             # of the student (AdamW)
+    disc_lr: float = 5e-4        # of the discriminator
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
@@ -49,9 +49,9 @@ class Config:
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
-    warm_disc: int = 40          # ablation: iterations of phase 4, in which only the discriminator learns
-    phase_steps: int = 25        # ablation: iterations of each of the phases 3 and 2
-    last_steps: int = 285        # ablation: iterations of phase 1
+    warm_disc: int = 30          # ablation: iterations of phase 4, in which only the discriminator learns
+    phase_steps: int = 20        # ablation: iterations of each of the phases 3 and 2
+    last_steps: int = 210        # ablation: iterations of phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their iterations
     curriculum: int = 15         # ablation: W, iterations at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
@@ -201,6 +201,8 @@ def train(cfg, resume=False):
     # 6 loop
     for step in range(first, len(plan)):
         before, n, i = plan[step]                                             # the phase before, the phase, the iteration within it
+        if i == 0 and step:                                                   # a new game: steps are to be scaled by its own gradients
+            optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
         last = draw_last(before, n, i, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
