@@ -10,7 +10,7 @@ between the data and the N-step student, and keeps the game even. At the start o
 old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
-    python distill_stage2.py                     14 minutes on two CPU cores (AVX2; torch 2.13.0)
+    python distill_stage2.py                     8 minutes on two CPU cores (AVX2; torch 2.13.0)
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
@@ -51,7 +51,7 @@ class Config:
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
     warm_disc: int = 30          # ablation: iterations of phase 4, in which only the discriminator learns
     phase_steps: int = 20        # ablation: iterations of each of the phases 3 and 2
-    last_steps: int = 210        # ablation: iterations of phase 1
+    last_steps: int = 80         # ablation: iterations of phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their iterations
     curriculum: int = 15         # ablation: W, iterations at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
