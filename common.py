@@ -194,6 +194,11 @@ def half(state):
     return {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
 
 
+def mean_rows(rows):
+    """[{name: number}] -> the mean of each of the last row's numbers over the rows that have it: one line of the log."""
+    return {k: float(np.mean([row[k] for row in rows if k in row])) for k in rows[-1]}
+
+
 class Log:
     """One aligned line on the terminal, and the same keys as JSON lines in out/log.jsonl (first line: config, versions)."""
 

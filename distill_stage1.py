@@ -24,7 +24,7 @@ from torch import nn
 
 import metrics
 from autoencoder import load_autoencoder
-from common import Log, check_finite, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import Log, check_finite, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from latents import contact_sheet, load_clips, preview
 from teacher import (S_AUDIO, T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, trailing_timesteps, trainable, v_loss,
                      v_target, x0_from_v)
@@ -247,7 +247,7 @@ def train(cfg, resume=False):
         rows.append(row)
 
         if (step + 1) % cfg.log_every == 0:                                   # log
-            log(step + 1, **{k: float(np.mean([r[k] for r in rows if k in r])) for k in row})
+            log(step + 1, **mean_rows(rows))
             rows = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:       # sample
             sampler = lambda cond, noise: few_step_sample(ema, cond, noise, cfg.target_steps, cfg.renoise)

@@ -18,13 +18,12 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from autoencoder import load_autoencoder
-from common import Log, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import Log, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from distill_stage1 import few_step_sample, load_stage1, look, material, rollout, update
 from latents import contact_sheet
 from teacher import T, UNet, hold_context, load_teacher, trailing_timesteps, trainable
@@ -193,7 +192,7 @@ def train(cfg, resume=False):
     # 5 resume
     parts = dict(student=student, disc=disc, ema=ema, optimiser=optimiser, disc_optimiser=disc_optimiser)
     first = resume_training(cfg, "stage2", generator, **parts) if resume else 0
-    log, sums = Log(cfg.out, cfg, device, resume), []
+    log, rows = Log(cfg.out, cfg, device, resume), []
     middle = [(3, cfg.phase_steps), (2, cfg.phase_steps)] if cfg.progressive else []
     phases = [(4, cfg.warm_disc), *middle, (1, cfg.last_steps + (0 if cfg.progressive else 2 * cfg.phase_steps))]
     plan = [(before, n, i) for (before, _), (n, length) in zip([phases[0], *phases], phases) for i in range(length)]
@@ -230,11 +229,11 @@ def train(cfg, resume=False):
             update(step, "student", student, optimiser, cfg.lr, loss_g)                  # step
             update_ema(ema, student, step, cfg.ema)                           # ema
             row["loss_g"] = loss_g
-        sums.append({k: v.item() for k, v in row.items()})
+        rows.append({k: v.item() for k, v in row.items()})
 
         if (step + 1) % cfg.log_every == 0:                                   # log
-            log(step + 1, phase=n, **{k: float(np.mean([s[k] for s in sums])) for k in row if k in sums[0]})
-            sums = []
+            log(step + 1, phase=n, **mean_rows(rows))
+            rows = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == len(plan):       # sample
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [lambda cond, noise: few_step_sample(ema, cond, noise, n),
                                                            lambda cond, noise: few_step_sample(reference, cond, noise, 4)], held_out, autoencoder)

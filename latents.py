@@ -14,6 +14,8 @@ from tqdm import tqdm
 import tiny_data
 from autoencoder import to_pixels, to_uint8
 
+REF_GAP = 25             # frames between a training clip and its portrait, at least
+
 
 class Cond(NamedTuple):
     """c = (portrait, sound, context). All tensors, so that it can be indexed and moved with cond_map."""
@@ -73,7 +75,7 @@ class Clips:
         return (self.latents[a + start:a + start + frames].float(), self.latents[a + ref].float(),         # kept as half: only here
                 torch.from_numpy(self.windows[video][start:start + frames].copy()).to(self.device))
 
-    def batch(self, size, generator, context, context_rate, shorter=1, ref_gap=25):
+    def batch(self, size, generator, context, context_rate, shorter=1, ref_gap=REF_GAP):
         """Random clips -> x0 (B, F, C, H, W) and their condition; `context_rate` of them carry `context` true first frames.
 
         shorter: so many times as many clips, of frames and context so many times fewer. Neighbouring frames say almost the same, so
@@ -104,12 +106,12 @@ def preview(clips, count=3):
     return x0, Cond(ref, audio, torch.zeros_like(x0), torch.zeros(x0.shape[:2], device=x0.device))
 
 
-def contact_sheet(path, samplers, clips, autoencoder, seed=0):
+def contact_sheet(path, samplers, clips, autoencoder):
     """A PNG: for three held-out portraits, one row for each sampler(cond, noise) -> x0, then the truth. Own noise, always the same."""
     x0, cond = preview(clips)
     rows = []
     for sampler in samplers:
-        generator = torch.Generator().manual_seed(seed)                       # not the training's: looking changes nothing
+        generator = torch.Generator().manual_seed(0)                          # not the training's: looking changes nothing
         with torch.no_grad():
             rows.append(sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device)))
     tiny_data.contact_sheet(path, [to_uint8(autoencoder.decode(x[i])) for i in range(len(x0)) for x in (*rows, x0)])

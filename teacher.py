@@ -25,7 +25,7 @@ from torch import nn
 from audio_features import N_MELS, WINDOW
 from autoencoder import load_autoencoder
 from common import Log, Muon, check_finite, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from latents import cond_map, contact_sheet, drop, load_clips
+from latents import REF_GAP, cond_map, contact_sheet, drop, load_clips
 from listener import pretrain_sound
 
 
@@ -54,7 +54,7 @@ class Config:
     drop_ref: float = 0.1        # ablation: how often portrait and sound are dropped (trains the branch ∅)
     drop_audio: float = 0.1      # ablation: how often the sound alone is dropped (trains the branch ref)
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
-    ref_gap: int = 25            # ablation: frames between a clip and its portrait, at least; 0 = any frame, also one of the clip's
+    ref_gap: int = REF_GAP       # ablation: frames between a clip and its portrait, at least; 0 = any frame, also one of the clip's
     mouth: float = 3.0           # ablation: how much more the mouth's places weigh in the loss
     sound_steps: int = 2000      # ablation: steps in which the sound's tokens first learn to name phones (toy set only)
 

@@ -1,4 +1,6 @@
-"""What the tests of several training scripts share."""
+"""What several tests share."""
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -6,7 +8,18 @@ from torch import nn
 import autoencoder
 import tiny_data
 from common import save_checkpoint
+from latents import Cond
 from teacher import UNet
+
+SHIPPED = Path(tiny_data.__file__).parents[1] / "checkpoints"
+
+
+def condition(batch=2, given=0, seed=0, frames=16):
+    """A random Cond; `given` context frames."""
+    g = torch.Generator().manual_seed(seed)
+    mask = (torch.arange(frames) < given).float().expand(batch, frames)
+    return Cond(torch.randn(batch, 16, 8, 8, generator=g), torch.randn(batch, frames, 20, 64, generator=g),
+                torch.randn(batch, frames, 16, 8, 8, generator=g) * mask[:, :, None, None, None], mask.clone())
 
 
 def small_unet(seed=0):

@@ -1,14 +1,12 @@
 import json
-from pathlib import Path
 
 import pytest
 
 import ablate
 import distill_stage2
 import test_distill_stage2
-from helpers import prepare
+from helpers import SHIPPED, prepare
 
-SHIPPED = Path(ablate.__file__).parent / "checkpoints/metrics.pt"
 
 
 def test_every_variant_changes_the_config_and_names_an_option():
@@ -34,7 +32,7 @@ def test_two_variants_end_to_end_and_a_second_run_trains_nothing(tmp_path, monke
     """The table is made of the shipped judges' numbers; the networks are untrained."""
     monkeypatch.chdir(prepare(tmp_path, "stage1"))
     monkeypatch.setattr(distill_stage2, "SMOKE", {**test_distill_stage2.SMALL, "curriculum": 1})
-    line = ["--smoke", "--variants", "full,hinge", "--clips", "2", "--budget", "1", "--metrics", str(SHIPPED), "--out", "o"]
+    line = ["--smoke", "--variants", "full,hinge", "--clips", "2", "--budget", "1", "--metrics", str(SHIPPED / "metrics.pt"), "--out", "o"]
     ablate.main(line)
     saved = json.loads(open("o/table.json").read())
     assert [r["variant"] for r in saved["rows"]] == ["stage1", "stage1_1step", "full", "hinge"] and (tmp_path / "o/sheet.png").exists()

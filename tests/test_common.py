@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from common import Log, Muon, check_finite, half, load_checkpoint, orthogonal, parse, pick_device, save_checkpoint, update_ema
+from common import Log, Muon, check_finite, half, load_checkpoint, mean_rows, orthogonal, parse, pick_device, save_checkpoint, update_ema
 
 
 @dataclass
@@ -118,3 +118,7 @@ def test_muon_solves_a_least_squares_problem_and_resumes():
     (loss, w), (_, again) = run(False), run(True)
     assert loss < 0.01
     assert_close(w, again, rtol=0, atol=0)
+
+
+def test_a_line_of_the_log_averages_each_number_over_the_rows_that_have_it():
+    assert mean_rows([dict(a=1.0), dict(a=2.0, b=5.0), dict(b=7.0, a=6.0)]) == dict(a=3.0, b=6.0)

@@ -1,7 +1,6 @@
 import contextlib
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,20 +12,13 @@ import distill_stage1 as stage1
 import latents
 import teacher
 from distill_stage1 import dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout
-from helpers import prepare, small_unet, train_with_a_power_cut
+from helpers import SHIPPED, condition, prepare, small_unet, train_with_a_power_cut
 from latents import Cond
 from teacher import T, add_noise, alpha_sigma, ddim_sample, hold_context, trailing_timesteps, v_loss, x0_from_v
 
 torch.manual_seed(0)
-SHAPE, SHIPPED = (2, 16, 16, 8, 8), Path(teacher.__file__).parent / "checkpoints"
+SHAPE = (2, 16, 16, 8, 8)
 TAUS = trailing_timesteps(4)[:-1]
-
-
-def condition(batch=2, given=0, seed=0, frames=16):
-    g = torch.Generator().manual_seed(seed)
-    mask = (torch.arange(frames) < given).float().expand(batch, frames)
-    return Cond(torch.randn(batch, 16, 8, 8, generator=g), torch.randn(batch, frames, 20, 64, generator=g),
-                torch.randn(batch, frames, 16, 8, 8, generator=g) * mask[:, :, None, None, None], mask.clone())
 
 
 class Gaussian(nn.Module):

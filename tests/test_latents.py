@@ -16,6 +16,11 @@ class FakeCoder:
         return x[:, :1, ::8, ::8].repeat(1, 16, 1, 1)
 
 
+def number(latent):
+    """Which frame the latents (..., C, H, W) are, as FakeCoder wrote it."""
+    return torch.round((latent[..., 0, 0, 0] + 1) * 127.5)
+
+
 @pytest.fixture(scope="module")
 def clips():
     n = 200
@@ -27,14 +32,13 @@ def clips():
 
 def test_a_clip_is_16_consecutive_frames_of_one_video_with_its_own_sound(clips):
     x0, c = clips.batch(64, torch.Generator().manual_seed(0), 4, 0.5)
-    number = torch.round((x0[:, :, 0, 0, 0] + 1) * 127.5)                                # (B, F) which frame
-    assert (number.diff(dim=1) == 1).all()
-    video = torch.bucketize(number, torch.tensor([80.0, 120.0]), right=True)
+    shown = number(x0)                                                        # (B, F)
+    assert (shown.diff(dim=1) == 1).all()
+    video = torch.bucketize(shown, torch.tensor([80.0, 120.0]), right=True)
     assert (video == video[:, :1]).all()
-    ref = torch.round((c.ref[:, 0, 0, 0] + 1) * 127.5)
-    assert (torch.bucketize(ref, torch.tensor([80.0, 120.0]), right=True) == video[:, 0]).all()
+    assert (torch.bucketize(number(c.ref), torch.tensor([80.0, 120.0]), right=True) == video[:, 0]).all()
     middle = c.audio[:, :, 9:11, :32].mean((2, 3)) - c.audio[:, :, 9:11, 32:].mean((2, 3))
-    assert_close((middle + 1) * 127.5, number, rtol=0, atol=0.2)
+    assert_close((middle + 1) * 127.5, shown, rtol=0, atol=0.2)
 
 
 def test_a_clip_hears_its_own_frames_without_lag(clips):
@@ -57,7 +61,7 @@ def test_context_is_the_truth_in_the_first_frames_of_about_half_the_clips(clips)
 def test_shorter_clips_are_more_clips_with_as_many_frames_in_all_and_context_to_match(clips):
     x0, c = clips.batch(50, torch.Generator().manual_seed(0), 4, 0.5, shorter=4)
     assert x0.shape == (200, 4, 16, 8, 8) and c.audio.shape[:2] == c.mask.shape == (200, 4)
-    assert (torch.round((x0[:, :, 0, 0, 0] + 1) * 127.5).diff(dim=1) == 1).all()
+    assert (number(x0).diff(dim=1) == 1).all()
     assert 70 < c.mask[:, 0].sum() < 130 and not c.mask[:, 1:].any()
 
 
@@ -77,8 +81,8 @@ def test_latents_are_kept_under_the_name_of_their_encoder(tmp_path):
 
 def distance(x0, c):
     """Frames from each clip to its portrait, negative inside; the clip's first frame."""
-    number, ref = torch.round((x0[:, :, 0, 0, 0] + 1) * 127.5), torch.round((c.ref[:, 0, 0, 0] + 1) * 127.5)
-    return torch.maximum(number[:, 0] - ref, ref - number[:, -1]), number[:, 0]
+    shown, ref = number(x0), number(c.ref)
+    return torch.maximum(shown[:, 0] - ref, ref - shown[:, -1]), shown[:, 0]
 
 
 def test_the_portrait_is_a_second_away_or_as_far_as_the_video_allows(clips):

@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ import train_metrics
 import tiny_data
 from audio_features import FPS, audio_windows
 from autoencoder import to_pixels
+from helpers import SHIPPED
 from tiny_data import faces
 
-SHIPPED = Path(metrics.__file__).parent / "checkpoints"
 NEW = 5_000_000                                                      # seeds of people and sentences in no split
 
 

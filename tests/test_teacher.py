@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 import teacher
-from helpers import prepare, small_unet, train_with_a_power_cut
-from latents import Cond, cond_map, drop
+from helpers import condition, prepare, small_unet, train_with_a_power_cut
+from latents import cond_map, drop
 from listener import pretrain_sound
 from teacher import (Block, T, UNet, add_noise, alpha_sigma, ddim_sample, ddim_step, eps_from_v, guide, guided_v, trailing_timesteps,
                      v_loss, v_target, x0_from_v)
@@ -17,13 +17,6 @@ torch.manual_seed(0)
 X0, EPS = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64), torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
 TIMES = torch.tensor([0.0, 1.0, 250.0, 500.0, 999.0, 1000.0], dtype=torch.float64)
 EXACT = dict(rtol=0, atol=1e-12)
-
-
-def condition(batch=2, frames=16, given=0, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    mask = (torch.arange(frames) < given).float().expand(batch, frames)
-    return Cond(torch.randn(batch, 16, 8, 8, generator=g), torch.randn(batch, frames, 20, 64, generator=g),
-                torch.randn(batch, frames, 16, 8, 8, generator=g) * mask[:, :, None, None, None], mask.clone())
 
 
 @pytest.fixture(scope="module")
