@@ -9,11 +9,12 @@ x0_real is the frozen teacher with guidance; x0_fake a copy of it that is traine
 what the student makes now. Where the two agree, the student's samples are distributed as the teacher's, and g vanishes.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
-    python distill_stage1.py; python distill_stage1.py --resume --steps 430 --lr 3e-5          39 and 9 minutes on one CPU core (AVX2; torch 2.13.0)
+    python distill_stage1.py                     58 minutes on one CPU core, another run beside it (AVX2; torch 2.13.0)
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
-    python distill_stage1.py --target-steps 1 --steps 110 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
+    python distill_stage1.py --target-steps 1 --steps 250 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
 """
+import math
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,7 @@ import metrics
 from autoencoder import load_autoencoder
 from common import Log, check_finite, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from latents import contact_sheet, load_clips, preview
-from teacher import (S_AUDIO, T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, trailing_timesteps, trainable, v_loss,
+from teacher import (T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, trailing_timesteps, trainable, v_loss,
                      v_target, x0_from_v)
 
 
@@ -39,12 +40,12 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # the real score, and where student and fake score start
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
-    steps: int = 350             # iterations: one student update and several of the fake score each
+    steps: int = 400             # iterations: one student update and several of the fake score each
     warm_fake: int = 20          # the first of them, in which the fake score learns alone
     batch: int = 8               # clips per iteration
-    lr: float = 1e-4             # of the student (AdamW)
+    lr: float = 1e-4             # peak learning rate of the student (AdamW)
     fake_lr: float = 2e-4        # of the fake score
-    warmup: int = 20             # student updates of linear warm-up
+    warmup: int = 20             # student updates of linear warm-up; then both rates fall to zero along a cosine
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
@@ -55,7 +56,7 @@ class Config:
     target_steps: int = 4        # ablation: steps of the student; 1 = direct DMD to one step
     fake_updates: int = 3        # ablation: fake-score updates per student update, on the samples that the student has just made
     s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head
-    s_audio: float = S_AUDIO     # ablation: guidance of the real score, sound (both 1: none)
+    s_audio: float = 1.5         # ablation: guidance of the real score, sound (both 1: none); more makes its contrast too high
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
     t_min: float = 0.02          # ablation: scores are compared at t between t_min T
@@ -114,7 +115,7 @@ def dmd_loss(x0_hat, g, mask):
 
 
 def real_score(teacher, xt, t, cond, s_ref, s_audio):
-    """x0_real: what the guided teacher takes x_t for. 3 evaluations (with s_ref = 1 that of ∅ cancels), or 1 with both scales at 1."""
+    """x0_real: what the guided teacher takes x_t for. 3 evaluations, 2 with s_ref = 1, or 1 with both scales at 1."""
     return x0_from_v(xt, guided_v(teacher, xt, t, cond, s_ref, s_audio), t)
 
 
@@ -225,6 +226,8 @@ def train(cfg, resume=False):
     # 6 loop
     for step in range(first, cfg.steps):
         alone = step < cfg.warm_fake
+        progress = max(0, step - cfg.warm_fake) / max(1, cfg.steps - cfg.warm_fake)
+        decay = 0.5 * (1 + math.cos(math.pi * progress))
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16), torch.set_grad_enabled(not alone):
             cond, x0_hat = draw()                                             # batch
         row = dict(latent_mean=x0_hat.mean().item(), latent_std=x0_hat.std().item())
@@ -235,14 +238,14 @@ def train(cfg, resume=False):
                 xt = add_noise(x0_hat, noise(x0_hat), t)
                 x0_real = real_score(teacher, xt, t, cond, cfg.s_ref, cfg.s_audio)
                 g = dmd_gradient(x0_from_v(xt, fake(xt, t, cond), t), x0_real, x0_hat, cond.mask)
-            lr = cfg.lr * min(1, (step - cfg.warm_fake + 1) / max(1, cfg.warmup))
+            lr = cfg.lr * decay * min(1, (step - cfg.warm_fake + 1) / max(1, cfg.warmup))
             row |= dict(g=g.abs().mean().item(), gradient=update(step, "student", student, optimiser, lr, dmd_loss(x0_hat, g, cond.mask)))
             update_ema(ema, student, step - cfg.warm_fake, cfg.ema)           # ema
 
         for _ in range(cfg.fake_updates):                                     # fake score: after the student, not before. It would know these very
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):        # samples by heart, and g would see no crowding in them
                 loss = fake_loss(fake, x0_hat, cond, T * (1 - uniform()), noise(x0_hat))
-            update(step, "fake score", fake, fake_optimiser, cfg.fake_lr, loss)
+            update(step, "fake score", fake, fake_optimiser, cfg.fake_lr * decay, loss)
             row["fake_loss"] = row.get("fake_loss", 0.0) + loss.item() / cfg.fake_updates
         rows.append(row)
 

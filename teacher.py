@@ -251,13 +251,14 @@ class UNet(nn.Module):
 # ---------------------------------------------------------------- the sampler
 
 def guided_v(model, xt, t, cond, s_ref, s_audio):
-    """The three branches as one batch of 3 B -> guided v̂; with both scales at 1 just the full branch."""
+    """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels; with both scales at 1 just the full one."""
     if s_ref == 1 and s_audio == 1:
         return model(xt, t, cond)
-    b = len(xt)
-    keep = torch.tensor([[0, 0], [1, 0], [1, 1]], dtype=xt.dtype, device=xt.device).repeat_interleave(b, 0)
-    three = drop(cond_map(cond, lambda x: x.repeat(3, *[1] * (x.ndim - 1))), keep[:, 0], keep[:, 1])
-    return guide(*model(xt.repeat(3, 1, 1, 1, 1), t.repeat(3), three).chunk(3), s_ref, s_audio)
+    keep = torch.tensor([[0, 0], [1, 0], [1, 1]][s_ref == 1:], dtype=xt.dtype, device=xt.device)
+    n, (keep_ref, keep_audio) = len(keep), keep.repeat_interleave(len(xt), 0).T
+    branches = drop(cond_map(cond, lambda x: x.repeat(n, *[1] * (x.ndim - 1))), keep_ref, keep_audio)
+    v = model(xt.repeat(n, 1, 1, 1, 1), t.repeat(n), branches).chunk(n)
+    return guide(v[0], *v[-2:], s_ref, s_audio)
 
 
 @torch.no_grad()
