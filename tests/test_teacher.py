@@ -147,6 +147,16 @@ def test_branches_are_none_then_portrait_then_portrait_and_sound():
     assert_close(got.context, c.context.expand(3, -1, -1, -1, -1))         # the past is never dropped
 
 
+def test_without_extra_portrait_guidance_the_branch_without_it_is_not_evaluated_and_not_missed():
+    spy, model, c = Spy(), small_unet().eval(), condition(2)
+    xt, t = torch.randn_like(c.context), torch.tensor([500.0, 900.0])
+    guided_v(spy, xt, t, c, 1, 3)
+    assert sum(n for n, _, _ in spy.calls) == 4                             # two clips, two branches
+    with torch.no_grad():
+        none, ref, full = (model(xt, t, drop(c, *(torch.full((2,), float(x)) for x in keep))) for keep in ((0, 0), (1, 0), (1, 1)))
+        assert_close(guided_v(model, xt, t, c, 1, 3), guide(none, ref, full, 1, 3), rtol=1e-4, atol=1e-5)
+
+
 def test_context_places_hold_the_noised_truth_as_in_training_and_are_returned_as_given():
     c, spy, eps = condition(2, given=4), Spy(), torch.randn(2, 16, 16, 8, 8)
     out = ddim_sample(spy, c, eps, 5, 1, 1)
