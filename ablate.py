@@ -1,6 +1,6 @@
 """The paper's ablation of stage 2: every variant from one stage-1 student, one table and one contact sheet.
 
-    python ablate.py                                               all variants, one seed, a fifth of stage 2's iterations with half its clips
+    python ablate.py                                               all variants, one seed, a quarter of stage 2's student updates
     python ablate.py --seeds 3 --variants full,hinge               some of them, three seeds
     python ablate.py --smoke                                       everything at toy size (after the other scripts' --smoke)
 Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and out/ablate/VARIANT-SEED/. A variant that was
@@ -50,8 +50,7 @@ def ablate(args):
         raise ValueError(f"no variant {', '.join(sorted(unknown))}: there are {', '.join(VARIANTS)}")
     base = distill_stage2.Config(**distill_stage2.SMOKE) if args.smoke else distill_stage2.Config()
     scale = lambda n: max(1, round(n * args.budget))
-    base = replace(base, bf16=args.bf16, batch=args.batch, warm_disc=scale(base.warm_disc), phase_steps=scale(base.phase_steps), last_steps=scale(base.last_steps),
-                   curriculum=scale(base.curriculum))
+    base = replace(base, bf16=args.bf16, phase_steps=scale(base.phase_steps), last_steps=scale(base.last_steps))
     out, device = Path(args.out), pick_device("auto")
     for name in wanted:                                                       # train
         for seed in range(args.seeds):
@@ -90,16 +89,15 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)")
     parser.add_argument("--seeds", type=int, default=1, help="training seeds of each variant (default: %(default)s)")
-    parser.add_argument("--budget", type=float, default=0.2, help="share of distill_stage2.py's iterations (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=4, help="clips per iteration (default: %(default)s, half of distill_stage2.py's)")
+    parser.add_argument("--budget", type=float, default=0.25, help="share of distill_stage2.py's student updates (default: %(default)s)")
     parser.add_argument("--clips", type=int, default=16, help="held-out clips of 28 frames (default: %(default)s)")
     parser.add_argument("--metrics", default="checkpoints/metrics.pt", help="the judges (default: %(default)s)")
     parser.add_argument("--out", default="out/ablate")
     parser.add_argument("--bf16", action="store_true", help="networks in bfloat16")
     parser.add_argument("--smoke", action="store_true", help="everything at toy size")
     args = parser.parse_args(argv)
-    if min(args.seeds, args.clips, args.batch) < 1 or not args.budget > 0:
-        parser.error("--seeds, --clips and --batch must be at least 1, --budget above 0")
+    if min(args.seeds, args.clips) < 1 or not args.budget > 0:
+        parser.error("--seeds and --clips must be at least 1, --budget above 0")
     if args.smoke:
         args.out = "out/smoke/ablate" if args.out == "out/ablate" else args.out
     with one_line_errors():

@@ -38,8 +38,9 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
-    batch: int = 8               # clips per iteration
-    lr: float = 1e-5             # of the student (AdamW)
+    batch: int = 4               # clips per iteration
+    lr: float = 3e-5             # of the student (AdamW) in phase 1; a third and half of it in phases 3 and 2, whose steps jump less far
+    warmup: int = 10             # student updates of linear warm-up at the start of each phase
     disc_lr: float = 5e-4        # of the discriminator
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
     log_every: int = 10          # iterations
@@ -48,10 +49,10 @@ class Config:
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
-    warm_disc: int = 30          # ablation: iterations of phase 4, in which only the discriminator learns
-    phase_steps: int = 20        # ablation: iterations of each of the phases 3 and 2
-    last_steps: int = 80         # ablation: iterations of phase 1
-    progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their iterations
+    warm_disc: int = 10          # ablation: iterations of phase 4, and at the start of the others, in which only the discriminator learns
+    phase_steps: int = 10        # ablation: student updates in each of the phases 3 and 2
+    last_steps: int = 240        # ablation: student updates in phase 1
+    progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     curriculum: int = 15         # ablation: W, iterations at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
@@ -185,6 +186,8 @@ def train(cfg, resume=False):
     disc.audio.load_state_dict(reference.audio.state_dict())                  # a random one too has the student's listener
     disc = Discriminator(trainable(disc)).to(device, memory_format=torch.channels_last)
 
+    start = deepcopy(disc.state_dict())                                       # D begins each phase as the few-step student with zero heads
+
     # 4 optimisers
     optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
     disc_optimiser = torch.optim.AdamW(disc.parameters(), lr=cfg.disc_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
@@ -194,19 +197,21 @@ def train(cfg, resume=False):
     first = resume_training(cfg, "stage2", generator, **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
     middle = [(3, cfg.phase_steps), (2, cfg.phase_steps)] if cfg.progressive else []
-    phases = [(4, cfg.warm_disc), *middle, (1, cfg.last_steps + (0 if cfg.progressive else 2 * cfg.phase_steps))]
-    plan = [(before, n, i) for (before, _), (n, length) in zip([phases[0], *phases], phases) for i in range(length)]
+    phases = [(4, 0), *middle, (1, cfg.last_steps + (0 if cfg.progressive else 2 * cfg.phase_steps))]
+    plan = [(before, n, i) for (before, _), (n, length) in zip([phases[0], *phases], phases) for i in range(cfg.warm_disc + length)]
 
     # 6 loop
     for step in range(first, len(plan)):
         before, n, i = plan[step]                                             # the phase before, the phase, the iteration within it
-        if i == 0 and step:                                                   # a new game: steps are to be scaled by its own gradients
+        learn = n < 4 and i >= cfg.warm_disc
+        if i == 0 and step:                                                   # a new phase, a new game: what told 4 steps from the data misjudges 3
+            disc.load_state_dict(start)
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
         last = draw_last(before, n, i, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-            with torch.set_grad_enabled(n < 4):                               # in phase 4 only the discriminator learns
+            with torch.set_grad_enabled(learn):
                 x0_hat = rollout(student, cond, noise, warm_timesteps(n, i, cfg.curriculum, last))
             x_ref = few_step_sample(reference, cond, noise)
 
@@ -220,13 +225,13 @@ def train(cfg, resume=False):
 
         row = dict(real=d_real.mean(), reference=d_ref.mean(), fake=d_fake.mean(), accuracy=(d_real > d_fake).float().mean(), loss_d=loss_d,
                    penalty=torch.as_tensor(slope), last_t=last.mean(), latent_std=x0_hat.std())
-        if n < 4:
+        if learn:
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                    # loss of the student
                 with torch.no_grad():
                     g_real, g_ref = disc(x0, cond), disc(x_ref, cond)
                 g_fake = disc(x0_hat, cond)
                 loss_g = gen_objective(cfg.gan, g_real, g_ref, g_fake, cfg.self_compare)
-            update(step, "student", student, optimiser, cfg.lr, loss_g)                  # step
+            update(step, "student", student, optimiser, cfg.lr / n * min(1, (i + 1 - cfg.warm_disc) / max(1, cfg.warmup)), loss_g)     # step
             update_ema(ema, student, step, cfg.ema)                           # ema
             row["loss_g"] = loss_g
         rows.append({k: v.item() for k, v in row.items()})

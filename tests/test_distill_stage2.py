@@ -1,4 +1,5 @@
 import contextlib
+import json
 import math
 from dataclasses import replace
 
@@ -54,9 +55,19 @@ def test_the_shipped_student_is_written_in_phase_one_only(workplace, monkeypatch
     shipped, save = [], stage2.save_training
     monkeypatch.setattr(stage2, "save_training", lambda *args, ship, **parts: shipped.append(ship) or save(*args, ship=ship, **parts))
     stage2.train(replace(stage2.Config(**SMALL, out="s", weights="s.pt"), save_every=1))
-    assert shipped == [False, False, False, True, True] and torch.load("s.pt", weights_only=True)["step"] == 5
+    assert shipped == [False] * 5 + [True] * 3 and torch.load("s.pt", weights_only=True)["step"] == 8
     with pytest.raises(ValueError, match="--batch"):
         stage2.train(replace(stage2.Config(**SMALL, out="s", weights="s.pt"), batch=3), resume=True)
+
+
+def test_each_phase_starts_with_a_fresh_discriminator_that_learns_alone(workplace):
+    stage2.train(replace(stage2.Config(**SMALL, out="fresh", weights="fresh.pt"), log_every=1, save_every=99))
+    rows = [json.loads(line) for line in open("fresh/log.jsonl")]
+    rows = [row for row in rows if "real" in row]
+    assert [row["phase"] for row in rows] == [4, 3, 3, 2, 2, 1, 1, 1]
+    first = [a is None or a["phase"] != b["phase"] for a, b in zip([None, *rows], rows)]
+    assert [row["real"] == row["reference"] == row["fake"] == 0 for row in rows] == first            # zero heads
+    assert [("loss_g" not in row) for row in rows] == first                                         # warm_disc = 1
 
 
 # ---- the losses at values computed by hand
