@@ -39,7 +39,7 @@ class Config:
     student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
     batch: int = 4               # clips per iteration
-    lr: float = 3e-5             # of the student (AdamW) in phase 1; a third and half of it in phases 3 and 2, whose steps jump less far
+    lr: float = 1.5e-5           # of the student (AdamW) in phase 1; a third and half of it in phases 3 and 2, whose steps jump less far
     warmup: int = 10             # student updates of linear warm-up at the start of each phase
     disc_lr: float = 5e-4        # of the discriminator
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
@@ -51,7 +51,7 @@ class Config:
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
     warm_disc: int = 10          # ablation: iterations of phase 4, and at the start of the others, in which only the discriminator learns
     phase_steps: int = 10        # ablation: student updates in each of the phases 3 and 2
-    last_steps: int = 240        # ablation: student updates in phase 1
+    last_steps: int = 320        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     curriculum: int = 15         # ablation: W, iterations at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
