@@ -19,13 +19,14 @@ import metrics
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
 from common import one_line_errors, pick_device
-from distill_stage1 import few_step_sample, load_stage1
+from distill_stage1 import as_trained, few_step_sample, load_stage1
 
 VARIANTS = {  # what differs from the Config of distill_stage2.py
     "full": {},
     "no_self_compare": dict(self_compare=0.0),
     "no_curriculum": dict(curriculum=0),
     "no_progression": dict(progressive=False),
+    "independent_noise": dict(memory=0.0),
     "hinge": dict(gan="hinge"),
     "vanilla": dict(gan="vanilla"),
     "no_penalty": dict(penalty=0.0),
@@ -69,16 +70,16 @@ def ablate(args):
     def measure(name, students):
         """One row: the mean over 28 frames of every clip, a value for each student (its training seed)."""
         found = []
-        for model, steps in students:
-            frames = evaluate.speak(lambda cond, noise: few_step_sample(model, cond, noise, steps), truth, ref, autoencoder, 0, args.bf16)
+        for model, made, steps in students:
+            frames = evaluate.speak(lambda cond, noise: few_step_sample(model, cond, noise, **as_trained(made) | dict(steps=steps)), truth, ref, autoencoder, 0, args.bf16)
             found.append(judge(frames)[0])
         rows.append({"variant": name, **{k: [float(f[k]) for f in found] for k in SHOWN}})
         pictures.append(frames[0, :16])
 
-    first, _ = load_stage1(base.student, device)
-    measure("stage1", [(first, 4)]), measure("stage1_1step", [(first, 1)])
+    first = load_stage1(base.student, device)
+    measure("stage1", [(*first, 4)]), measure("stage1_1step", [(*first, 1)])
     for name in wanted:
-        measure(name, [(distill_stage2.load_stage2(out / f"{name}-{seed}/stage2.pt", device)[0], 1) for seed in range(args.seeds)])
+        measure(name, [(*distill_stage2.load_stage2(out / f"{name}-{seed}/stage2.pt", device), 1) for seed in range(args.seeds)])
     tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]])
     (out / "table.md").write_text(table(rows) + "\n")
     (out / "table.json").write_text(json.dumps(dict(rows=rows, setting=vars(args)), indent=1) + "\n")

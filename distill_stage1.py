@@ -58,6 +58,7 @@ class Config:
     s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head
     s_audio: float = 1.5         # ablation: guidance of the real score, sound (both 1: none); more makes its contrast too high
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
+    memory: float = 0.0          # ablation: how much of the noise of x_T neighbouring frames share (stage 2's default is 0.9)
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
     t_min: float = 0.02          # ablation: scores are compared at t between t_min T
     t_max: float = 0.98          # ablation: and t_max T
@@ -74,14 +75,25 @@ SMOKE = dict(videos=4, steps=4, warm_fake=1, batch=2, warmup=1, fake_updates=2, 
 
 # ---------------------------------------------------------------- the equations
 
-def rollout(student, cond, noise, taus, renoise="fresh"):
+def smooth_noise(eps, memory):
+    """ε'_0 = ε_0, ε'_f = m ε'_(f−1) + √(1 − m²) ε_f: still N(0, 1) in every frame, but neighbouring frames share m of it. (B, F, C, H, W), 0 <= m < 1.
+
+    The autoregressive "progressive noise" of PYoCo, 2305.10474, which took it for fine-tuning video models of many steps.
+    """
+    frames = [eps[:, 0]]
+    for f in range(1, eps.shape[1]):
+        frames.append(memory * frames[-1] + math.sqrt(1 - memory ** 2) * eps[:, f])
+    return torch.stack(frames, 1)
+
+
+def rollout(student, cond, noise, taus, renoise="fresh", memory=0.0):
     """The student's sampler: x_T = ε; x̂0 = G(x_τ, τ); x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0 is returned. TurboTalk, stage 1.
 
     taus: falling timesteps, numbers or tensors (B,); noise() -> a fresh ε (B, F, C, H, W). len(taus) evaluations, and only the last
     carries gradient (backward simulation with a gradient through one step: DMD2, section 4.5; Self-Forcing, 2506.08009).
-    renoise "ddim" keeps ε' = ε̂ instead of drawing it. Context places always hold the true latents, as in the teacher.
+    renoise "ddim" keeps ε' = ε̂ instead of drawing it. memory: of smooth_noise, for the ε of x_T alone. Context places always hold the true latents, as in the teacher.
     """
-    first = xt = noise()
+    first = xt = smooth_noise(noise(), memory)
     for i, tau in enumerate(taus):
         t = torch.as_tensor(tau, dtype=torch.float32, device=xt.device).expand(len(xt))
         last = i + 1 == len(taus)
@@ -127,21 +139,26 @@ def fake_loss(fake, x0_hat, cond, t, eps):
 
 # ---------------------------------------------------------------- the student as a model
 
-def few_step_sample(student, cond, noise, steps=4, renoise="fresh"):
+def few_step_sample(student, cond, noise, steps=4, renoise="fresh", memory=0.0):
     """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε."""
     with torch.no_grad():
-        return rollout(student, cond, noise, trailing_timesteps(steps)[:-1], renoise)
+        return rollout(student, cond, noise, trailing_timesteps(steps)[:-1], renoise, memory)
+
+
+def as_trained(made):
+    """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it was trained for, as far as they are in it."""
+    return {name: made[key] for key, name in (("target_steps", "steps"), ("renoise", "renoise"), ("memory", "memory")) if key in made}
 
 
 load_stage1 = partial(load_teacher, kind="stage1")
 
 
-def look(student, steps, clips, autoencoder, reader, motion, renoise="fresh"):
+def look(student, steps, clips, autoencoder, reader, motion, **how):
     """How well a student speaks on held-out clips -> dict: jaw, width and rounding correlation, head's spread and frame-to-frame change over the
-    data's, mean colour shift in levels of 255. The noise is always the same."""
+    data's, mean colour shift in levels of 255. The noise is always the same. how: renoise and memory of few_step_sample."""
     x0, cond = preview(clips, 16)
     generator = torch.Generator().manual_seed(0)
-    x = few_step_sample(student, cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device), steps, renoise)
+    x = few_step_sample(student, cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device), steps, **how)
     frames = [autoencoder.decode(z.flatten(0, 1)) for z in (x, x0)]
     read, true = (reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in frames)
     lips = {name: metrics.correlation(read[..., i], motion[:len(x0), :clips.frames, i]) for i, name in enumerate(("jaw", "width", "rounding"))}
@@ -177,6 +194,8 @@ def train(cfg, resume=False):
     for name, allowed in dict(simulate=("backward", "data"), renoise=("fresh", "ddim"), init=("teacher", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {getattr(cfg, name)!r}")
+    if not 0 <= cfg.memory < 1:
+        raise ValueError(f"--memory must be at least 0 and below 1, got {cfg.memory}")
     if not (0 <= cfg.t_min < cfg.t_max <= 1 and cfg.target_steps >= 1):
         raise ValueError(f"0 <= --t-min < --t-max <= 1 and --target-steps >= 1 are wanted, got {cfg.t_min}, {cfg.t_max} and {cfg.target_steps}")
 
@@ -218,7 +237,7 @@ def train(cfg, resume=False):
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
         if cfg.simulate == "backward":
-            return cond, rollout(student, cond, lambda: noise(real), taus[:k], cfg.renoise)
+            return cond, rollout(student, cond, lambda: noise(real), taus[:k], cfg.renoise, cfg.memory)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets
         xt = add_noise(real, noise(real), t)
         return cond, hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
@@ -253,10 +272,10 @@ def train(cfg, resume=False):
             log(step + 1, **mean_rows(rows))
             rows = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:       # sample
-            sampler = lambda cond, noise: few_step_sample(ema, cond, noise, cfg.target_steps, cfg.renoise)
+            sampler = lambda cond, noise: few_step_sample(ema, cond, noise, cfg.target_steps, cfg.renoise, cfg.memory)
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler], held_out, autoencoder)
             if judge:
-                log(step + 1, **look(ema, cfg.target_steps, held_out, autoencoder, *judge, renoise=cfg.renoise))
+                log(step + 1, **look(ema, cfg.target_steps, held_out, autoencoder, *judge, renoise=cfg.renoise, memory=cfg.memory))
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:         # save
             save_training(cfg, "stage1", step + 1, generator, **parts)
     return ema

@@ -1,6 +1,7 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 4, 3, 2, 1: the phases)
+    ε'_f = m ε'_(f−1) + √(1 − m²) ε_f                                                   (the student's first noise, from frame to frame)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + penalties
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = λ mean (D(x) − D(x + σ n))²  on x0 (R1), x̂0 (R2) and x_ref (R3)              (gradient penalties by finite noise)
@@ -39,7 +40,7 @@ class Config:
     student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
     batch: int = 4               # clips per iteration
-    lr: float = 1.5e-5           # of the student (AdamW) in phase 1; a third and half of it in phases 3 and 2, whose steps jump less far
+    lr: float = 3e-5             # of the student (AdamW) in phase 1; a third and half of it in phases 3 and 2, whose steps jump less far
     warmup: int = 10             # student updates of linear warm-up at the start of each phase
     disc_lr: float = 5e-4        # of the discriminator
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
@@ -51,8 +52,9 @@ class Config:
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
     warm_disc: int = 10          # ablation: iterations of phase 4, and at the start of the others, in which only the discriminator learns
     phase_steps: int = 10        # ablation: student updates in each of the phases 3 and 2
-    last_steps: int = 320        # ablation: student updates in phase 1
+    last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
+    memory: float = 0.9          # ablation: how much of the noise of x_T neighbouring frames of the student share; 0 = none, as in the paper
     curriculum: int = 15         # ablation: W, iterations at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
@@ -166,6 +168,9 @@ def train(cfg, resume=False):
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
 
+    if not 0 <= cfg.memory < 1:
+        raise ValueError(f"--memory must be at least 0 and below 1, got {cfg.memory}")
+
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)                       # batches, timesteps and noise: on the CPU
@@ -212,7 +217,7 @@ def train(cfg, resume=False):
         last = draw_last(before, n, i, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):
-                x0_hat = rollout(student, cond, noise, warm_timesteps(n, i, cfg.curriculum, last))
+                x0_hat = rollout(student, cond, noise, warm_timesteps(n, i, cfg.curriculum, last), memory=cfg.memory)
             x_ref = few_step_sample(reference, cond, noise)
 
             samples = x0, x0_hat.detach(), x_ref                               # detach: the discriminator must not train the student
@@ -240,10 +245,10 @@ def train(cfg, resume=False):
             log(step + 1, phase=n, **mean_rows(rows))
             rows = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == len(plan):       # sample
-            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [lambda cond, noise: few_step_sample(ema, cond, noise, n),
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [lambda cond, noise: few_step_sample(ema, cond, noise, n, memory=cfg.memory),
                                                            lambda cond, noise: few_step_sample(reference, cond, noise, 4)], held_out, autoencoder)
             if judge:
-                log(step + 1, phase=n, **look(ema, n, held_out, autoencoder, *judge))
+                log(step + 1, phase=n, **look(ema, n, held_out, autoencoder, *judge, memory=cfg.memory))
         if (step + 1) % cfg.save_every == 0 or step + 1 == len(plan):         # save
             save_training(cfg, "stage2", step + 1, generator, ship=n == 1, **parts)                # before phase 1 it is no one-step model
     return ema

@@ -1,6 +1,6 @@
 import contextlib
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ import autoencoder
 import distill_stage1 as stage1
 import latents
 import teacher
-from distill_stage1 import dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout
+from distill_stage1 import as_trained, dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout, smooth_noise
 from helpers import SHIPPED, condition, prepare, small_unet, train_with_a_power_cut
 from latents import Cond
 from teacher import T, add_noise, alpha_sigma, ddim_sample, hold_context, trailing_timesteps, v_loss, x0_from_v
@@ -193,6 +193,33 @@ def test_the_real_score_takes_the_portraits_scale_first_and_the_sounds_second():
             return torch.zeros_like(xt) + has(cond.ref) + 10 * has(cond.audio)
     xt, t = torch.zeros(SHAPE), torch.full((2,), float(T))
     assert_close(real_score(Teacher(), xt, t, condition(), 1.5, 3.0), -torch.full(SHAPE, 31.5))      # at T, x̂0 = −v
+
+
+def test_smooth_noise_stays_normal_and_neighbours_share_it():
+    eps = torch.randn(200, 5, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = smooth_noise(eps, 0.9)
+    assert_close(smooth.std((0, 2, 3, 4)), torch.ones(5), rtol=0, atol=0.02)
+    for lag in (1, 2, 4):
+        assert_close((smooth[:, lag:] * smooth[:, :-lag]).mean().item(), 0.9 ** lag, rtol=0, atol=0.02)
+    assert_close(smooth_noise(eps, 0.0), eps, rtol=0, atol=0)
+
+
+def test_only_the_first_noise_of_a_rollout_is_smooth():
+    class Spy(nn.Module):
+        seen = []
+        def forward(self, xt, t, cond):
+            self.seen.append(xt)
+            return torch.zeros_like(xt)
+    spy, first, second = Spy(), torch.randn(SHAPE), torch.randn(SHAPE)
+    draws = iter([first, second])
+    rollout(spy, condition(), lambda: next(draws), [1000, 1000], memory=0.9)      # at T the second input is the second noise alone
+    assert_close(spy.seen[0], smooth_noise(first, 0.9))
+    assert_close(spy.seen[1], second)
+
+
+def test_a_student_is_sampled_as_it_was_trained():
+    assert as_trained(asdict(stage1.Config(target_steps=1, renoise="ddim"))) == dict(steps=1, renoise="ddim", memory=0.0)
+    assert as_trained(dict(channels=96)) == {}
 
 
 def test_rollout_without_fresh_noise_is_ddim():
