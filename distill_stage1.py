@@ -73,6 +73,9 @@ SMOKE = dict(videos=4, steps=4, warm_fake=1, batch=2, warmup=1, fake_updates=2, 
              weights="out/smoke/stage1.pt", teacher="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", metrics="")
 
 
+SAMPLE_MEMORY = 0.6      # of a student's noise when it is sampled, if it was trained with more (see as_trained)
+
+
 # ---------------------------------------------------------------- the equations
 
 def smooth_noise(eps, memory):
@@ -146,8 +149,12 @@ def few_step_sample(student, cond, noise, steps=4, renoise="fresh", memory=0.0):
 
 
 def as_trained(made):
-    """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it was trained for, as far as they are in it."""
-    return {name: made[key] for key, name in (("target_steps", "steps"), ("renoise", "renoise"), ("memory", "memory")) if key in made}
+    """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it.
+
+    Noise of at most SAMPLE_MEMORY: less than in training, where much memory teaches heads to move smoothly, leaves the lips to the sound.
+    """
+    how = {name: made[key] for key, name in (("target_steps", "steps"), ("renoise", "renoise"), ("memory", "memory")) if key in made}
+    return how | ({"memory": min(how["memory"], SAMPLE_MEMORY)} if "memory" in how else {})
 
 
 load_stage1 = partial(load_teacher, kind="stage1")

@@ -217,7 +217,8 @@ def test_only_the_first_noise_of_a_rollout_is_smooth():
     assert_close(spy.seen[1], second)
 
 
-def test_a_student_is_sampled_as_it_was_trained():
+def test_a_student_is_sampled_as_it_was_trained_but_for_very_smooth_noise():
+    assert as_trained(dict(memory=0.9)) == dict(memory=0.6) and as_trained(dict(memory=0.3)) == dict(memory=0.3)
     assert as_trained(asdict(stage1.Config(target_steps=1, renoise="ddim"))) == dict(steps=1, renoise="ddim", memory=0.0)
     assert as_trained(dict(channels=96)) == {}
 
