@@ -19,7 +19,7 @@ import metrics
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
 from common import one_line_errors, pick_device
-from distill_stage1 import as_trained, few_step_sample, load_stage1
+from distill_stage1 import load_stage1, student_sampler
 
 VARIANTS = {  # what differs from the Config of distill_stage2.py
     "full": {},
@@ -71,7 +71,7 @@ def ablate(args):
         """One row: the mean over 28 frames of every clip, a value for each student (its training seed)."""
         found = []
         for model, made, steps in students:
-            frames = evaluate.speak(lambda cond, noise: few_step_sample(model, cond, noise, **as_trained(made) | dict(steps=steps)), truth, ref, autoencoder, 0, args.bf16)
+            frames = evaluate.speak(student_sampler(model, made, steps=steps), truth, ref, autoencoder, 0, args.bf16)
             found.append(judge(frames)[0])
         rows.append({"variant": name, **{k: [float(f[k]) for f in found] for k in SHOWN}})
         pictures.append(frames[0, :16])

@@ -157,6 +157,11 @@ def as_trained(made):
     return how | ({"memory": min(how["memory"], SAMPLE_MEMORY)} if "memory" in how else {})
 
 
+def student_sampler(student, made, **given):
+    """-> sampler(cond, noise) -> x0, as_trained(made) where `given`, settings of few_step_sample, says nothing else."""
+    return lambda cond, noise: few_step_sample(student, cond, noise, **as_trained(made) | given)
+
+
 load_stage1 = partial(load_teacher, kind="stage1")
 
 

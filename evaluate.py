@@ -29,7 +29,7 @@ import tiny_data
 from audio_features import FPS, FRAME, audio_windows, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
-from distill_stage1 import as_trained, few_step_sample, load_stage1
+from distill_stage1 import load_stage1, student_sampler
 from distill_stage2 import load_stage2
 from latents import Cond
 from sample import CHUNK, CONTEXT, generate_latents, toy_portrait
@@ -92,14 +92,13 @@ def models(folder, device):
                  ("ddim2", 2, ddim(steps=2, s_ref=1, s_audio=1)), ("ddim2_guided", 6, ddim(steps=2)),
                  ("ddim1", 1, ddim(steps=1, s_ref=1, s_audio=1)), ("ddim1_guided", 3, ddim(steps=1)),
                  ("wrong_audio", 120, ddim(steps=40))]
-    few = lambda unet, made, steps: lambda cond, noise: few_step_sample(unet, cond, noise, **as_trained(made) | dict(steps=steps))
     if (folder / "stage1.pt").exists():
         loaded = load_stage1(folder / "stage1.pt", device)
-        rows += [("stage1", 4, few(*loaded, 4)), ("stage1_2steps", 2, few(*loaded, 2)), ("stage1_1step", 1, few(*loaded, 1))]
+        rows += [(name, steps, student_sampler(*loaded, steps=steps)) for name, steps in (("stage1", 4), ("stage1_2steps", 2), ("stage1_1step", 1))]
     if (folder / "stage2.pt").exists():
-        rows += [("stage2", 1, few(*load_stage2(folder / "stage2.pt", device), 1))]
+        rows += [("stage2", 1, student_sampler(*load_stage2(folder / "stage2.pt", device), steps=1))]
     if (folder / "direct1.pt").exists():
-        rows += [("direct1", 1, few(*load_stage1(folder / "direct1.pt", device), 1))]
+        rows += [("direct1", 1, student_sampler(*load_stage1(folder / "direct1.pt", device), steps=1))]
     return rows
 
 
