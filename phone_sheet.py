@@ -1,0 +1,88 @@
+"""Lips on real speech: what the generated mouth does on each kind of phone of a recording whose phone times are known.
+
+    python phone_sheet.py recording.wav phones.tsv        columns start_s, end_s, phone (IPA, as espeak-ng or an aligner writes it)
+Prints, for every model in checkpoints/, the mean jaw, width and rounding that the reader sees in the frame at the middle of each phone
+(three toy portraits, a seed each), and writes a sheet: a row for each model, with that frame for two phones of each kind, in the table's
+order. Mouths should be open on open vowels, shut on m b p and in pauses, round on round vowels.
+"""
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import evaluate
+import metrics
+import tiny_data
+from audio_features import FPS, load_audio, log_mel
+from autoencoder import load_autoencoder, to_pixels
+from common import one_line_errors, pick_device
+from sample import speak, toy_portrait
+
+KINDS = {  # IPA symbols that a phone may begin with, after stress marks
+    "m b p": "mbp", "pause": "_", "open vowel": "aɑæʌ", "round vowel": "uʊoɔɒ", "spread vowel": "iɪeɛ", "fricative": "fvszʃʒθð",
+}
+PORTRAITS = 2_000_124, 2_000_137, 2_000_140      # toy identities of the test split
+
+
+def kind_of(phone):
+    """An IPA phone, perhaps with stress marks -> its key in KINDS, or None. An empty one is a pause."""
+    first = (phone.strip().lstrip("ˈˌ") or "_")[0]
+    return next((kind for kind, symbols in KINDS.items() if first in symbols), None)
+
+
+def read_phones(path):
+    """A table with tabs and the columns start_s, end_s, phone -> [(start, end, phone)], seconds. Raises ValueError."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [(float(r["start_s"]), float(r["end_s"]), r["phone"] or "") for r in csv.DictReader(file, delimiter="\t")]
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise ValueError(f"{path} is no table of phones: columns start_s, end_s and phone, tabs between, are wanted") from None
+    if not rows or any(not 0 <= a <= b for a, b, _ in rows):
+        raise ValueError(f"{path} holds no phones, or some that end before they start")
+    return rows
+
+
+def phone_sheet(args):
+    device, folder = pick_device("auto"), Path(args.checkpoints)
+    phones = read_phones(args.phones)
+    mel = log_mel(load_audio(args.audio))
+    autoencoder, reader = load_autoencoder(folder / "autoencoder.pt", device), metrics.load_metrics(folder / "metrics.pt", device)["reader"]
+    wanted = args.models.split(",")
+    found = [(name, sampler) for name, _, sampler in evaluate.models(folder, device) if name in wanted]
+    if len(found) < len(wanted):
+        raise ValueError(f"no model {', '.join(set(wanted) - {n for n, _ in found})}: a model needs its checkpoint in {folder}")
+    lines, strips = ["| model | " + " | ".join(f"{kind} ({sum(kind_of(p) == kind for *_, p in phones)})" for kind in KINDS) + " |", "|---|" + "---:|" * len(KINDS)], []
+    for name, sampler in found:
+        lips = {kind: [] for kind in KINDS}
+        for seed, portrait in enumerate(PORTRAITS):
+            frames = np.concatenate(list(speak(sampler, autoencoder, toy_portrait(portrait), mel, torch.Generator().manual_seed(seed))))
+            with torch.no_grad():
+                read = reader(to_pixels(frames, device)).cpu().numpy()
+            middle = {kind: [min(len(frames) - 1, int((a + b) / 2 * FPS)) for a, b, phone in phones if kind_of(phone) == kind] for kind in KINDS}
+            for kind, places in middle.items():
+                lips[kind] += list(read[places, :3])
+            if seed == 0:
+                strips.append(frames[[k for places in middle.values() for k in places[:2]]])
+        lines.append(f"| {name} | " + " | ".join(" / ".join(f"{x:.2f}" for x in np.mean(v, 0)) if v else "" for v in lips.values()) + " |")
+    tiny_data.contact_sheet(args.out, strips)
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("audio", help="any sound file")
+    parser.add_argument("phones", help="its phones")
+    parser.add_argument("--models", default="teacher,stage1,stage2", help="rows of evaluate.py (default: %(default)s)")
+    parser.add_argument("--checkpoints", default="checkpoints")
+    parser.add_argument("--out", default="phones.png", help="the sheet (default: %(default)s)")
+    args = parser.parse_args(argv)
+    with one_line_errors():
+        table = phone_sheet(args)
+        print(table)
+        return table
+
+
+if __name__ == "__main__":
+    main()
