@@ -16,7 +16,7 @@ Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.
 """
 import math
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -73,7 +73,7 @@ SMOKE = dict(videos=4, steps=4, warm_fake=1, batch=2, warmup=1, fake_updates=2, 
              weights="out/smoke/stage1.pt", teacher="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", metrics="")
 
 
-SAMPLE_MEMORY = 0.6      # of a student's noise when it is sampled, if it was trained with more (see as_trained)
+SAMPLE_MEMORY = 0.6      # of a student's noise when it is sampled, if it was trained with more (see sampling_settings)
 
 
 # ---------------------------------------------------------------- the equations
@@ -148,7 +148,7 @@ def few_step_sample(student, cond, noise, steps=4, renoise="fresh", memory=0.0):
         return rollout(student, cond, noise, trailing_timesteps(steps)[:-1], renoise, memory)
 
 
-def as_trained(made):
+def sampling_settings(made):
     """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it.
 
     Noise of at most SAMPLE_MEMORY: less than in training, where much memory teaches heads to move smoothly, leaves the lips to the sound.
@@ -158,19 +158,19 @@ def as_trained(made):
 
 
 def student_sampler(student, made, **given):
-    """-> sampler(cond, noise) -> x0, as_trained(made) where `given`, settings of few_step_sample, says nothing else."""
-    return lambda cond, noise: few_step_sample(student, cond, noise, **as_trained(made) | given)
+    """-> sampler(cond, noise) -> x0, with sampling_settings(made) where `given`, settings of few_step_sample, says nothing else."""
+    return lambda cond, noise: few_step_sample(student, cond, noise, **sampling_settings(made) | given)
 
 
 load_stage1 = partial(load_teacher, kind="stage1")
 
 
-def look(student, steps, clips, autoencoder, reader, motion, **how):
-    """How well a student speaks on held-out clips -> dict: jaw, width and rounding correlation, head's spread and frame-to-frame change over the
-    data's, mean colour shift in levels of 255. The noise is always the same. how: renoise and memory of few_step_sample."""
+def look(sampler, clips, autoencoder, reader, motion):
+    """How well sampler(cond, noise) -> x0 speaks on held-out clips -> dict: jaw, width and rounding correlation, head's spread and frame-to-frame
+    change over the data's, mean colour shift in levels of 255. The noise is always the same."""
     x0, cond = preview(clips, 16)
     generator = torch.Generator().manual_seed(0)
-    x = few_step_sample(student, cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device), steps, **how)
+    x = sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device))
     frames = [autoencoder.decode(z.flatten(0, 1)) for z in (x, x0)]
     read, true = (reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in frames)
     lips = {name: metrics.correlation(read[..., i], motion[:len(x0), :clips.frames, i]) for i, name in enumerate(("jaw", "width", "rounding"))}
@@ -284,10 +284,10 @@ def train(cfg, resume=False):
             log(step + 1, **mean_rows(rows))
             rows = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:       # sample
-            sampler = lambda cond, noise: few_step_sample(ema, cond, noise, cfg.target_steps, cfg.renoise, cfg.memory)
+            sampler = student_sampler(ema, asdict(cfg))
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler], held_out, autoencoder)
             if judge:
-                log(step + 1, **look(ema, cfg.target_steps, held_out, autoencoder, *judge, renoise=cfg.renoise, memory=cfg.memory))
+                log(step + 1, **look(sampler, held_out, autoencoder, *judge))
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:         # save
             save_training(cfg, "stage1", step + 1, generator, **parts)
     return ema

@@ -1,6 +1,6 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
-    x̂0 = the student's sampler with N steps, gradient only through the last            (N = 4, 3, 2, 1: the phases)
+    x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)   
     ε'_f = m ε'_(f−1) + √(1 − m²) ε_f                                                   (the student's first noise, from frame to frame)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + penalties
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
@@ -16,7 +16,7 @@ Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -25,7 +25,7 @@ from torch import nn
 
 from autoencoder import load_autoencoder
 from common import Log, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from distill_stage1 import few_step_sample, load_stage1, look, material, rollout, update
+from distill_stage1 import load_stage1, look, material, rollout, student_sampler, update
 from latents import contact_sheet
 from teacher import T, UNet, hold_context, load_teacher, trailing_timesteps, trainable
 
@@ -50,12 +50,12 @@ class Config:
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
-    warm_disc: int = 10          # ablation: iterations of phase 4, and at the start of the others, in which only the discriminator learns
-    phase_steps: int = 10        # ablation: student updates in each of the phases 3 and 2
+    warm_disc: int = 10          # ablation: iterations at the start of a phase in which only the discriminator learns
+    phase_steps: int = 20        # ablation: student updates in each of the phases 3 and 2
     last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     memory: float = 0.9          # ablation: how much of the noise of x_T neighbouring frames of the student share; 0 = none, as in the paper
-    curriculum: int = 15         # ablation: W, iterations at the start of a phase in which the last timestep is drawn; 0 = none
+    curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
     penalty: float = 100.0       # ablation: λ of the gradient penalties; 0 = none
@@ -79,17 +79,17 @@ def phase_timesteps(n):
 
 
 def draw_last(before, n, i, warm, u):
-    """Progressive timestep sampling: the last timestep in iteration i (from 0) of phase N. TurboTalk, stage 2.
+    """Progressive timestep sampling: the last timestep at student update i (from 0) of phase N. TurboTalk, stage 2.
 
     Between the last one of the phase before, T / before, and the new one, T / N: uniform, u in [0, 1), over a gap that opens linearly
-    during `warm` iterations, and T / N after them. u (B,) -> (B,) timesteps. before = N + 1, or 4 when phases are left out.
+    during `warm` updates, and T / N after them. u (B,) -> (B,) timesteps. before = N + 1, or 4 when phases are left out.
     """
     old, new = T / before, T / n
     return torch.full_like(u, new) if i >= warm else old + u * (i + 1) / warm * (new - old)
 
 
 def warm_timesteps(n, i, warm, last):
-    """The timesteps of iteration i of phase N: τ^N with its last one replaced by last (B,).
+    """The timesteps at student update i of phase N: τ^N with its last one replaced by last (B,).
 
     Phase 1 has one timestep, T, and noise labelled with less would be an input that no sampler makes: while its last one is drawn it keeps
     the step at T before it, so it starts as a sampler of two steps, whose second one jumps further and further.
@@ -185,14 +185,13 @@ def train(cfg, resume=False):
     clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks
+    refer = student_sampler(reference, made)                                  # x_ref: as the 4-step student is sampled
     student = trainable(deepcopy(reference))
     ema = deepcopy(reference)
     disc = deepcopy(reference) if cfg.disc_init == "student" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)
     disc.audio.load_state_dict(reference.audio.state_dict())                  # a random one too has the student's listener
     disc = Discriminator(trainable(disc)).to(device, memory_format=torch.channels_last)
-
-    start = deepcopy(disc.state_dict())                                       # D begins each phase as the few-step student with zero heads
-
+    start = deepcopy(disc.state_dict())                                       # so it begins each phase
     # 4 optimisers
     optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
     disc_optimiser = torch.optim.AdamW(disc.parameters(), lr=cfg.disc_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
@@ -201,24 +200,26 @@ def train(cfg, resume=False):
     parts = dict(student=student, disc=disc, ema=ema, optimiser=optimiser, disc_optimiser=disc_optimiser)
     first = resume_training(cfg, "stage2", generator, **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
-    middle = [(3, cfg.phase_steps), (2, cfg.phase_steps)] if cfg.progressive else []
-    phases = [(4, 0), *middle, (1, cfg.last_steps + (0 if cfg.progressive else 2 * cfg.phase_steps))]
-    plan = [(before, n, i) for (before, _), (n, length) in zip([phases[0], *phases], phases) for i in range(cfg.warm_disc + length)]
+    if cfg.progressive:                                                       # (steps of the phase before, steps, student updates)
+        phases = [(4, 3, cfg.phase_steps), (3, 2, cfg.phase_steps), (2, 1, cfg.last_steps)]
+    else:
+        phases = [(4, 1, 2 * cfg.phase_steps + cfg.last_steps)]
+    plan = [(before, n, i) for before, n, updates in phases for i in range(-cfg.warm_disc, updates)]       # i < 0: only the discriminator learns
 
     # 6 loop
     for step in range(first, len(plan)):
-        before, n, i = plan[step]                                             # the phase before, the phase, the iteration within it
-        learn = n < 4 and i >= cfg.warm_disc
-        if i == 0 and step:                                                   # a new phase, a new game: what told 4 steps from the data misjudges 3
+        before, n, i = plan[step]                                             # the phase before, the phase, the student's update within it
+        learn, draw = i >= 0, max(i, 0)
+        if i == -cfg.warm_disc and step:                                      # a new phase, a new game: what told 3 steps from the data misjudges 2
             disc.load_state_dict(start)
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
-        last = draw_last(before, n, i, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
+        last = draw_last(before, n, draw, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):
-                x0_hat = rollout(student, cond, noise, warm_timesteps(n, i, cfg.curriculum, last), memory=cfg.memory)
-            x_ref = few_step_sample(reference, cond, noise)
+                x0_hat = rollout(student, cond, noise, warm_timesteps(n, draw, cfg.curriculum, last), memory=cfg.memory)
+            x_ref = refer(cond, noise)
 
             samples = x0, x0_hat.detach(), x_ref                               # detach: the discriminator must not train the student
             d_real, d_fake, d_ref = values = [disc(x, cond) for x in samples]                       # loss of the discriminator
@@ -236,7 +237,7 @@ def train(cfg, resume=False):
                     g_real, g_ref = disc(x0, cond), disc(x_ref, cond)
                 g_fake = disc(x0_hat, cond)
                 loss_g = gen_objective(cfg.gan, g_real, g_ref, g_fake, cfg.self_compare)
-            update(step, "student", student, optimiser, cfg.lr / n * min(1, (i + 1 - cfg.warm_disc) / max(1, cfg.warmup)), loss_g)     # step
+            update(step, "student", student, optimiser, cfg.lr / n * min(1, (i + 1) / max(1, cfg.warmup)), loss_g)     # step
             update_ema(ema, student, step, cfg.ema)                           # ema
             row["loss_g"] = loss_g
         rows.append({k: v.item() for k, v in row.items()})
@@ -245,12 +246,11 @@ def train(cfg, resume=False):
             log(step + 1, phase=n, **mean_rows(rows))
             rows = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == len(plan):       # sample
-            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [lambda cond, noise: few_step_sample(ema, cond, noise, n, memory=cfg.memory),
-                                                           lambda cond, noise: few_step_sample(reference, cond, noise, 4)], held_out, autoencoder)
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [student_sampler(ema, asdict(cfg), steps=n), refer], held_out, autoencoder)
             if judge:
-                log(step + 1, phase=n, **look(ema, n, held_out, autoencoder, *judge, memory=cfg.memory))
+                log(step + 1, phase=n, **look(student_sampler(ema, asdict(cfg), steps=n), held_out, autoencoder, *judge))
         if (step + 1) % cfg.save_every == 0 or step + 1 == len(plan):         # save
-            save_training(cfg, "stage2", step + 1, generator, ship=n == 1, **parts)                # before phase 1 it is no one-step model
+            save_training(cfg, "stage2", step + 1, generator, ship=n == 1 and learn, **parts)     # before that it is no one-step model
     return ema
 
 

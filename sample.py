@@ -36,7 +36,7 @@ import tiny_data
 from audio_features import FPS, FRAME, ROWS, audio_windows, load_audio, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
-from distill_stage1 import as_trained, few_step_sample, load_stage1
+from distill_stage1 import few_step_sample, load_stage1, sampling_settings
 from distill_stage2 import load_stage2
 from latents import Cond
 from teacher import S_AUDIO, S_REF, STEPS, Config, ddim_sample, load_teacher
@@ -273,7 +273,7 @@ def make_sampler(name, args, device, evaluations):
 
     def sample(cond, noise):
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-            return sampler(model, cond, noise, **{**settings, **as_trained(config), **given})
+            return sampler(model, cond, noise, **{**settings, **sampling_settings(config), **given})
     return sample
 
 

@@ -8,7 +8,6 @@ import test_distill_stage2
 from helpers import SHIPPED, prepare
 
 
-
 def test_every_variant_changes_the_config_and_names_an_option():
     base = vars(distill_stage2.Config())
     for name, changes in ablate.VARIANTS.items():

@@ -11,7 +11,7 @@ import autoencoder
 import distill_stage1 as stage1
 import latents
 import teacher
-from distill_stage1 import as_trained, dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout, smooth_noise
+from distill_stage1 import sampling_settings, dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout, smooth_noise
 from helpers import SHIPPED, condition, prepare, small_unet, train_with_a_power_cut
 from latents import Cond
 from teacher import T, add_noise, alpha_sigma, ddim_sample, hold_context, trailing_timesteps, v_loss, x0_from_v
@@ -217,10 +217,10 @@ def test_only_the_first_noise_of_a_rollout_is_smooth():
     assert_close(spy.seen[1], second)
 
 
-def test_a_student_is_sampled_as_it_was_trained_but_for_very_smooth_noise():
-    assert as_trained(dict(memory=0.9)) == dict(memory=0.6) and as_trained(dict(memory=0.3)) == dict(memory=0.3)
-    assert as_trained(asdict(stage1.Config(target_steps=1, renoise="ddim"))) == dict(steps=1, renoise="ddim", memory=0.0)
-    assert as_trained(dict(channels=96)) == {}
+def test_a_student_is_sampled_as_it_wsampling_settings_but_for_very_smooth_noise():
+    assert sampling_settings(dict(memory=0.9)) == dict(memory=0.6) and sampling_settings(dict(memory=0.3)) == dict(memory=0.3)
+    assert sampling_settings(asdict(stage1.Config(target_steps=1, renoise="ddim"))) == dict(steps=1, renoise="ddim", memory=0.0)
+    assert sampling_settings(dict(channels=96)) == {}
 
 
 def test_rollout_without_fresh_noise_is_ddim():
@@ -344,6 +344,7 @@ def test_a_look_finds_no_fault_with_the_truth(tmp_path):
     coder = autoencoder.load_autoencoder(SHIPPED / "autoencoder.pt", device)
     _, held_out, judge = stage1.material(cfg, coder, device)
     truth = latents.preview(held_out, 16)[0]
-    found = stage1.look(lambda xt, t, cond: (alpha_sigma(t)[0] * xt - truth) / alpha_sigma(t)[1], 4, held_out, coder, *judge)
+    oracle = lambda xt, t, cond: (alpha_sigma(t)[0] * xt - truth) / alpha_sigma(t)[1]
+    found = stage1.look(lambda cond, noise: few_step_sample(oracle, cond, noise), held_out, coder, *judge)
     assert found["jaw"] > 0.9
     assert found["colour"] < 0.1 and abs(found["spread"] - 1) < 0.01 and abs(found["change"] - 1) < 0.01
