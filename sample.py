@@ -144,7 +144,7 @@ def enlarge(frames, size, how):
 
 def caption(texts, size):
     """A line of text under each of several pictures of `size` pixels -> (CAPTION, len(texts) * size, 3) uint8."""
-    image, font = Image.new("RGB", (len(texts) * size, CAPTION), "white"), ImageFont.load_default(size / 18)
+    image, font = Image.new("RGB", (len(texts) * size, CAPTION), "white"), ImageFont.load_default(size / 20)
     for i, text in enumerate(texts):
         ImageDraw.Draw(image).text(((i + 0.5) * size, CAPTION / 2), text, fill="black", font=font, anchor="mm")
     return np.asarray(image)
