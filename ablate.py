@@ -57,7 +57,7 @@ def ablate(args):
             place = out / f"{name}-{seed}"
             cfg = replace(base, **VARIANTS[name], seed=seed, out=str(place), weights=str(place / "stage2.pt"))
             done, setting = place / "done.json", json.dumps(asdict(cfg) | {"student_changed": Path(cfg.student).stat().st_mtime})
-            if not done.exists() or done.read_text() != setting:
+            if not (done.exists() and Path(cfg.weights).exists() and done.read_text() == setting):
                 distill_stage2.train(cfg)
                 done.write_text(setting)
 

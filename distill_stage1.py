@@ -45,7 +45,7 @@ class Config:
     batch: int = 8               # clips per iteration
     lr: float = 1e-4             # peak learning rate of the student (AdamW)
     fake_lr: float = 2e-4        # of the fake score
-    warmup: int = 20             # student updates of linear warm-up; then both rates fall to zero along a cosine
+    warmup: int = 20             # student updates of linear warm-up, while both rates already fall to zero along a cosine
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
@@ -58,7 +58,7 @@ class Config:
     s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head
     s_audio: float = 1.5         # ablation: guidance of the real score, sound (both 1: none); more makes its contrast too high
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
-    memory: float = 0.0          # ablation: how much of the noise of x_T neighbouring frames share (stage 2's default is 0.9)
+    memory: float = 0.9          # ablation: how much of the noise of x_T neighbouring frames share; 0 = none, as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
     t_min: float = 0.02          # ablation: scores are compared at t between t_min T
     t_max: float = 0.98          # ablation: and t_max T
@@ -251,7 +251,7 @@ def train(cfg, resume=False):
         if cfg.simulate == "backward":
             return cond, rollout(student, cond, lambda: noise(real), taus[:k], cfg.renoise, cfg.memory)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets
-        xt = add_noise(real, noise(real), t)
+        xt = add_noise(real, smooth_noise(noise(real), cfg.memory if k == 1 else 0.0), t)
         return cond, hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
 
     # 6 loop

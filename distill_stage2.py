@@ -1,6 +1,6 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
-    x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)   
+    x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
     ε'_f = m ε'_(f−1) + √(1 − m²) ε_f                                                   (the student's first noise, from frame to frame)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + penalties
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
@@ -11,7 +11,7 @@ between the data and the N-step student, and keeps the game even. At the start o
 old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
-    python distill_stage2.py                     8 minutes on two CPU cores (AVX2; torch 2.13.0)
+    python distill_stage2.py                     18 minutes on one CPU core, another run beside it (AVX2; torch 2.13.0)
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """

@@ -6,7 +6,7 @@
     python sample.py --portrait 2000137                     another toy face; from 2000000 on, none was trained on
     python sample.py --model teacher                        120 evaluations a chunk instead of the one-step student's single one
     python sample.py --out talk.gif      (or talk.png)      without sound: an animation, or a sheet of frames
-    python sample.py --compare --out compare.mp4            every model whose weights are there, side by side, from the same noise
+    python sample.py --compare --out compare.mp4            every model whose weights are there, side by side, from the same draws of noise
 
 A network that was trained on toy faces knows toy faces: a photograph needs a network trained on photographs (--weights).
 

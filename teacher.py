@@ -1,7 +1,7 @@
 """The teacher: an audio-driven talking-portrait diffusion model, 40 DDIM steps x 3 guidance branches = 120 evaluations.
 
     x_t = α_t x0 + σ_t ε,    v = α_t ε − σ_t x0,    α_t = cos(πt / 2T),  σ_t = sin(πt / 2T)
-    L   = E || v̂(x_t, t, c) − v ||²                             over the frames that are to be generated
+    L   = E || v̂(x_t, t, c) − v ||²                             over the frames that are to be generated; the mouth weighs more
     v̂  = v(∅) + s_ref [v(ref) − v(∅)] + s_audio [v(ref, audio) − v(ref)]                          (guidance, 3 branches)
     x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from t = T down to 0)
 

@@ -217,9 +217,9 @@ def test_only_the_first_noise_of_a_rollout_is_smooth():
     assert_close(spy.seen[1], second)
 
 
-def test_a_student_is_sampled_as_it_wsampling_settings_but_for_very_smooth_noise():
+def test_a_student_is_sampled_as_it_was_trained_but_for_very_smooth_noise():
     assert sampling_settings(dict(memory=0.9)) == dict(memory=0.6) and sampling_settings(dict(memory=0.3)) == dict(memory=0.3)
-    assert sampling_settings(asdict(stage1.Config(target_steps=1, renoise="ddim"))) == dict(steps=1, renoise="ddim", memory=0.0)
+    assert sampling_settings(asdict(stage1.Config(target_steps=1, renoise="ddim", memory=0.0))) == dict(steps=1, renoise="ddim", memory=0.0)
     assert sampling_settings(dict(channels=96)) == {}
 
 
