@@ -36,5 +36,6 @@ def test_two_variants_end_to_end_and_a_second_run_trains_nothing(tmp_path, monke
     saved = json.loads(open("o/table.json").read())
     assert [r["variant"] for r in saved["rows"]] == ["stage1", "stage1_1step", "full", "hinge"] and (tmp_path / "o/sheet.png").exists()
     monkeypatch.setattr(distill_stage2, "train", None)
+    line[line.index("full,hinge")] = "full"
     ablate.main(line)
-    assert json.loads(open("o/table.json").read())["rows"] == saved["rows"]
+    assert json.loads(open("o/table.json").read())["rows"] == saved["rows"][:3]

@@ -214,7 +214,7 @@ def workplace(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-BASE = replace(stage2.Config(**SMALL, out="a", weights="a.pt"), curriculum=2)
+BASE = replace(stage2.Config(**SMALL, out="a", weights="a.pt"), curriculum=2, save_every=99)
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
 
 
 @pytest.mark.parametrize("flag", [dict(progressive=False), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0),
-                                  dict(disc_init="random"), dict(bf16=True)])
+                                  dict(disc_init="random"), pytest.param(dict(bf16=True), marks=pytest.mark.slow)])
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     other = stage2.train(replace(BASE, **flag))
     assert any((a != b).any() for a, b in zip(usual.parameters(), other.parameters()))

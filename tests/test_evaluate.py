@@ -114,7 +114,7 @@ def test_every_row_samples_from_its_own_checkpoint(tmp_path):
 
 def test_json_and_markdown_hold_every_row_and_number(place, capsys):
     files = {k: place / f"table.{k}" for k in ("json", "md")}
-    evaluate.main(["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints"), "--clips", "4", "--frames", "28", "--seeds", "2",
+    evaluate.main(["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints"), "--clips", "3", "--frames", "28", "--seeds", "2",
                    "--models", "still,ddim1,ddim2_guided", "--device", "cpu", "--json", str(files["json"]), "--markdown", str(files["md"])])
     result = json.loads(files["json"].read_text())
     rows = {r["model"]: r for r in result["rows"]}
