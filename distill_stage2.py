@@ -15,6 +15,7 @@ Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
+import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -41,7 +42,7 @@ class Config:
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
     batch: int = 4               # clips per iteration
     lr: float = 3e-5             # of the student (AdamW) in phase 1; a third and half of it in phases 3 and 2, whose steps jump less far
-    warmup: int = 10             # student updates of linear warm-up at the start of each phase
+    warmup: int = 10             # student updates of linear warm-up in each phase, while the rate already falls to zero along a cosine
     disc_lr: float = 5e-4        # of the discriminator
     ema: float = 0.99            # decay of the student's moving average, which is what is shipped
     log_every: int = 10          # iterations
@@ -139,7 +140,7 @@ def penalty(disc, x, value, cond, sigma, n):
 class Discriminator(nn.Module):
     """x (B, F, C, H, W), Cond -> (B,): the first half of the few-step student with a head on each of its two levels.
 
-    It looks at clean clips, so t = 0. A value for every place of every frame, averaged over the free frames. The last layer is zero
+    It looks at clean clips, so t = 0. A value for every place, summed over a frame, averaged over the free frames. The last layer is zero
     and has no bias: the adversarial gradient grows from 0, and a bias would cancel in a relativistic loss.
     """
 
@@ -154,7 +155,7 @@ class Discriminator(nn.Module):
     def forward(self, x, cond):
         levels = self.unet.encode(x, torch.zeros(len(x), device=x.device), cond)[0][1:]         # (B F, c, 8, 8), (B F, c, 4, 4)
         free = 1 - cond.mask
-        values = sum(head(h).float().mean((1, 2, 3)) for head, h in zip(self.heads, levels)).view_as(free)
+        values = sum(head(h).float().sum((1, 2, 3)) for head, h in zip(self.heads, levels)).view_as(free)
         return (values * free).sum(1) / free.sum(1)
 
 
@@ -204,11 +205,11 @@ def train(cfg, resume=False):
         phases = [(4, 3, cfg.phase_steps), (3, 2, cfg.phase_steps), (2, 1, cfg.last_steps)]
     else:
         phases = [(4, 1, 2 * cfg.phase_steps + cfg.last_steps)]
-    plan = [(before, n, i) for before, n, updates in phases for i in range(-cfg.warm_disc, updates)]       # i < 0: only the discriminator learns
+    plan = [(before, n, i, updates) for before, n, updates in phases for i in range(-cfg.warm_disc, updates)]     # i < 0: only the discriminator learns
 
     # 6 loop
     for step in range(first, len(plan)):
-        before, n, i = plan[step]                                             # the phase before, the phase, the student's update within it
+        before, n, i, updates = plan[step]                                    # the phase before, the phase, the student's update i of how many within it
         learn, draw = i >= 0, max(i, 0)
         if i == -cfg.warm_disc and step:                                      # a new phase, a new game: what told 3 steps from the data misjudges 2
             disc.load_state_dict(start)
@@ -237,7 +238,8 @@ def train(cfg, resume=False):
                     g_real, g_ref = disc(x0, cond), disc(x_ref, cond)
                 g_fake = disc(x0_hat, cond)
                 loss_g = gen_objective(cfg.gan, g_real, g_ref, g_fake, cfg.self_compare)
-            update(step, "student", student, optimiser, cfg.lr / n * min(1, (i + 1) / max(1, cfg.warmup)), loss_g)     # step
+            lr = cfg.lr / n * 0.5 * (1 + math.cos(math.pi * i / updates)) * min(1, (i + 1) / max(1, cfg.warmup))
+            update(step, "student", student, optimiser, lr, loss_g)           # step
             update_ema(ema, student, step, cfg.ema)                           # ema
             row["loss_g"] = loss_g
         rows.append({k: v.item() for k, v in row.items()})
