@@ -190,7 +190,7 @@ def test_gradients_reach_exactly_the_networks_they_should():
 
 
 def test_while_the_discriminator_learns_alone_neither_student_nor_reference_changes(workplace):
-    ema = stage2.train(replace(BASE, warm_disc=2, phase_steps=0, last_steps=0, log_every=9))
+    ema = stage2.train(replace(BASE, progressive=True, warm_disc=2, last_steps=0, log_every=9))
     start = stage2.load_stage1("stage1.pt")[0]
     assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), start.parameters()))
     saved = torch.load("a/last.pt", weights_only=True)
@@ -214,7 +214,7 @@ def workplace(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-BASE = replace(stage2.Config(**SMALL, out="a", weights="a.pt"), curriculum=2, save_every=99)
+BASE = replace(stage2.Config(**SMALL, out="a", weights="a.pt"), curriculum=2, save_every=99, progressive=False, phase_steps=0)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
     assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE), 1).sum())
 
 
-@pytest.mark.parametrize("flag", [dict(progressive=False), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0),
+@pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0),
                                   dict(disc_init="random"), pytest.param(dict(bf16=True), marks=pytest.mark.slow)])
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     other = stage2.train(replace(BASE, **flag))
