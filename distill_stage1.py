@@ -46,7 +46,7 @@ class Config:
     lr: float = 1e-4             # peak learning rate of the student (AdamW)
     fake_lr: float = 2e-4        # of the fake score
     warmup: int = 20             # student updates of linear warm-up, while both rates already fall to zero along a cosine
-    ema: float = 0.99            # decay of the student's moving average, which is what is shipped
+    ema: float = 0.99            # largest decay of the student's moving average, which is what is shipped (common.update_ema warms it up)
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
     sample_every: int = 70       # iterations between looks: lip-sync, spread, contact sheet

@@ -6,7 +6,7 @@
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = λ mean (D(x) − D(x + σ n))²  on x0 (R1), x̂0 (R2) and x_ref (R3)              (gradient penalties by finite noise)
 
-x0, x̂0 and x_ref share the condition c; x_ref is the 4-step sample of the frozen stage-1 student, with whose weights D starts: it lies
+x0, x̂0 and x_ref share the condition c; x_ref is the 4-step sample of the frozen stage-1 student (own noise), with whose weights D starts: it lies
 between the data and the N-step student, and keeps the game even. At the start of a phase the last timestep is drawn between the
 old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
@@ -41,10 +41,10 @@ class Config:
     student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
     batch: int = 4               # clips per iteration
-    lr: float = 3e-5             # of the student (AdamW) in phase 1; a third and half of it in phases 3 and 2, whose steps jump less far
+    lr: float = 3e-5             # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump less far
     warmup: int = 10             # student updates of linear warm-up in each phase, while the rate already falls to zero along a cosine
     disc_lr: float = 5e-4        # of the discriminator
-    ema: float = 0.99            # decay of the student's moving average, which is what is shipped
+    ema: float = 0.99            # largest decay of the student's moving average, which is what is shipped (common.update_ema warms it up)
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
     sample_every: int = 100      # iterations between looks: lip-sync, spread, contact sheet
