@@ -11,7 +11,6 @@ for Stable Diffusion's): half the cost a step, and a diffusion model trained on 
     python autoencoder.py --bf16                 22 minutes on one CPU core (AVX-512, AMX; torch 2.13.0)
 Writes checkpoints/autoencoder.pt (the moving average, float16) and out/autoencoder/: log.jsonl, last.pt, contact sheets.
 """
-import math
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny_data
-from common import Log, check_finite, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import Log, check_finite, cosine_decay, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 
 
 @dataclass
@@ -189,7 +188,7 @@ def train(cfg, resume=False):
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         done, total = (step - cfg.steps, cfg.decoder_steps) if alone else (step, cfg.steps)
-        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (done + 1) / 300) * 0.5 * (1 + math.cos(math.pi * done / total))
+        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (done + 1) / 300) * cosine_decay(done / total)
         check_finite(step, loss=loss.item(), gradient=norm.item())
         optimiser.step()
         if not alone:                                                 # running statistics, for encode and decode

@@ -80,6 +80,11 @@ def check_finite(step, **terms):
             raise FloatingPointError(f"{name} is {value} at step {step}; go back to a checkpoint with --resume and a smaller --lr")
 
 
+def cosine_decay(progress):
+    """½ (1 + cos π p): the share of a learning rate that is left at progress p of a run: 1 at p = 0, 0 at p = 1."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
 def update_ema(ema, model, step, decay=0.999):
     """θ_ema ← d θ_ema + (1 − d) θ with d = min(decay, (1 + step) / (10 + step)): parameters only, buffers are copied."""
     d = min(decay, (1 + step) / (10 + step))

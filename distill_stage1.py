@@ -25,7 +25,7 @@ from torch import nn
 
 import metrics
 from autoencoder import load_autoencoder
-from common import Log, check_finite, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import Log, check_finite, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from latents import contact_sheet, load_clips, preview
 from teacher import (T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, trailing_timesteps, trainable, v_loss,
                      v_target, x0_from_v)
@@ -258,7 +258,7 @@ def train(cfg, resume=False):
     for step in range(first, cfg.steps):
         alone = step < cfg.warm_fake
         progress = max(0, step - cfg.warm_fake) / max(1, cfg.steps - cfg.warm_fake)
-        decay = 0.5 * (1 + math.cos(math.pi * progress))
+        decay = cosine_decay(progress)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16), torch.set_grad_enabled(not alone):
             cond, x0_hat = draw()                                             # batch
         row = dict(latent_mean=x0_hat.mean().item(), latent_std=x0_hat.std().item())

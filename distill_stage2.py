@@ -15,7 +15,6 @@ Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
-import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoencoder import load_autoencoder
-from common import Log, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from distill_stage1 import load_stage1, look, material, rollout, student_sampler, update
 from latents import contact_sheet
 from teacher import T, UNet, hold_context, load_teacher, trailing_timesteps, trainable
@@ -238,7 +237,7 @@ def train(cfg, resume=False):
                     g_real, g_ref = disc(x0, cond), disc(x_ref, cond)
                 g_fake = disc(x0_hat, cond)
                 loss_g = gen_objective(cfg.gan, g_real, g_ref, g_fake, cfg.self_compare)
-            lr = cfg.lr / n * 0.5 * (1 + math.cos(math.pi * i / updates)) * min(1, (i + 1) / max(1, cfg.warmup))
+            lr = cfg.lr / n * cosine_decay(i / updates) * min(1, (i + 1) / max(1, cfg.warmup))
             update(step, "student", student, optimiser, lr, loss_g)           # step
             update_ema(ema, student, step, cfg.ema)                           # ema
             row["loss_g"] = loss_g

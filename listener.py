@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from audio_features import FPS, WINDOW
+from common import cosine_decay
 from tiny_data.speech import PHONES
 
 
@@ -42,7 +43,7 @@ def pretrain_sound(tokens, videos, steps, generator, device, batch=128):
         loss = F.cross_entropy(named, y)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.param_groups[0]["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimiser.param_groups[0]["lr"] = 1e-3 * cosine_decay(step / steps)
         optimiser.step()
         right = right[-49:] + [(named.argmax(1) == y).float().mean().item()]
     return float(np.mean(right)) if right else math.nan

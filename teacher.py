@@ -24,7 +24,7 @@ from torch import nn
 
 from audio_features import N_MELS, WINDOW
 from autoencoder import load_autoencoder
-from common import Log, Muon, check_finite, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import Log, Muon, check_finite, cosine_decay, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from latents import REF_GAP, cond_map, contact_sheet, drop, load_clips
 from listener import pretrain_sound
 
@@ -341,7 +341,7 @@ def train(cfg, resume=False):
         model.zero_grad(set_to_none=True)                                                         # step
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        decay = 0.5 * (1 + math.cos(math.pi * max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)))
+        decay = cosine_decay(max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
         check_finite(step, loss=loss.item(), gradient=norm.item())
         for opt in (optimiser, muon):
             opt.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / max(1, cfg.warmup)) * decay

@@ -8,7 +8,6 @@
     python train_metrics.py --only sync      trains one of them again, keeps the others
 Writes checkpoints/metrics.pt (float16) and out/metrics/log.jsonl.
 """
-import math
 import os
 from dataclasses import asdict, dataclass
 
@@ -19,7 +18,7 @@ from torch import nn
 
 import tiny_data
 from autoencoder import to_pixels
-from common import Log, check_finite, half, load_checkpoint, one_line_errors, parse, pick_device, save_checkpoint
+from common import Log, check_finite, cosine_decay, half, load_checkpoint, one_line_errors, parse, pick_device, save_checkpoint
 from metrics import CLIP, DISORDER, NETWORKS, READ, blurred, over, r_squared, sync_scores
 from tiny_data import faces
 from tiny_data.faces import MOTION
@@ -161,7 +160,7 @@ def fit(name, parameters, steps, loss_of, cfg, log, device):
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / 50) * cosine_decay(step / steps)
         check_finite(step, **{name: loss.item(), "gradient": norm.item()})
         optimiser.step()
         seen.append(loss.item())
