@@ -37,7 +37,7 @@ def prepare(folder, kind=None, videos=0):
     torch.manual_seed(0)
     save_checkpoint(folder / "ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
     if kind:
-        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=dict(channels=16, frames=16, context=4), model=small_unet().state_dict())
+        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=dict(channels=16, frames=8, context=4), model=small_unet().state_dict())
     if videos:
         tiny_data.load(folder / "data", "train", videos)
     return folder

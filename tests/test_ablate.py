@@ -29,7 +29,7 @@ def test_unknown_variant_is_named(capsys):
 
 def test_two_variants_end_to_end_and_a_second_run_trains_nothing(tmp_path, monkeypatch):
     """The table is made of the shipped judges' numbers; the networks are untrained."""
-    monkeypatch.chdir(prepare(tmp_path, "stage1"))
+    monkeypatch.chdir(prepare(tmp_path, "stage1", videos=1))
     monkeypatch.setattr(distill_stage2, "SMOKE", {**test_distill_stage2.SMALL, "curriculum": 1, "phase_steps": 0})
     line = ["--smoke", "--variants", "full,hinge", "--clips", "2", "--budget", "1", "--metrics", str(SHIPPED / "metrics.pt"), "--out", "o"]
     ablate.main(line)

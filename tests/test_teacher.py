@@ -240,14 +240,17 @@ def test_drop_zeroes_what_is_not_kept():
 
 # ---- training
 
-SMALL = dict(data="data", videos=1, autoencoder="ae.pt", steps=4, short_steps=1, batch=2, channels=16, warmup=1, sound_steps=2, log_every=1, save_every=2, sample_every=9)
+SMALL = dict(data="data", videos=1, autoencoder="ae.pt", steps=4, short_steps=1, batch=2, frames=8, channels=16, warmup=1, sound_steps=2, log_every=1, save_every=2, sample_every=9)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("teacher"), videos=1)
 
 
 @pytest.fixture()
-def workplace(tmp_path, monkeypatch):
-    """An empty folder with an untrained autoencoder in it."""
-    monkeypatch.chdir(prepare(tmp_path))
-    return tmp_path
+def workplace(folder, monkeypatch):
+    monkeypatch.chdir(folder)
 
 
 def test_resume_equals_no_interruption(workplace, monkeypatch):
@@ -260,7 +263,8 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
     assert config["channels"] == 16 and math.isfinite(ddim_sample(model, condition(1), torch.randn(1, 16, 16, 8, 8), 1).sum())
 
 
-def test_resuming_another_run_is_refused(workplace):
+def test_resuming_another_run_is_refused(workplace, monkeypatch):
+    monkeypatch.setattr(teacher, "contact_sheet", lambda *args: None)         # half the time of so short a run
     teacher.train(teacher.Config(**SMALL, out="d", weights="d.pt"))
     with pytest.raises(ValueError, match="--batch 2"):
         teacher.train(teacher.Config(**{**SMALL, "batch": 3}, out="d", weights="d.pt"), resume=True)
@@ -285,7 +289,8 @@ def test_sound_tokens_learn_to_name_phones_of_sentences_they_never_heard():
     assert math.isnan(pretrain_sound(UNet(16).audio, videos._replace(phones=[]), 5, None, "cpu"))
 
 
-def test_the_listener_stays_as_it_is_and_what_listens_to_it_learns(workplace):
+def test_the_listener_stays_as_it_is_and_what_listens_to_it_learns(workplace, monkeypatch):
+    monkeypatch.setattr(teacher, "contact_sheet", lambda *args: None)
     still = teacher.train(teacher.Config(**{**SMALL, "lr": 0.0}, out="e", weights="e.pt")).state_dict()
     trained = teacher.train(teacher.Config(**SMALL, out="g", weights="g.pt")).state_dict()
     assert torch.equal(still["audio.0.weight"], trained["audio.0.weight"])
