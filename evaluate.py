@@ -55,7 +55,11 @@ METRICS = {
     "sync_offset":        ("0",    "frames by which the sound comes after the lips at that minimum, median over videos; Sync-C and Sync-D are blind to it"),
     "fid":                ("down", "FID-toy: Fréchet distance of single frames' features to those of the true videos of the same people"),
     "fvd":                ("down", "FVD-toy: the same for clips of 16 frames, so it sees motion"),
-    "head_std_ratio":     ("1",    "how far the head moves and rolls (standard deviation within a video), over the data's"),
+    "head_std_ratio":     ("1",    "how far the head moves and rolls (standard deviation within a video), over the data's: the mean of the next three"),
+    "head_x_ratio":       ("1",    "the same for its sideways motion alone"),
+    "head_y_ratio":       ("1",    "the same for its motion up and down"),
+    "roll_ratio":         ("1",    "the same for its roll"),
+    "lid_std_ratio":      ("1",    "the same for the lids' closure: finer than counting a few blinks, half a blink counts half"),
     "blink_rate_ratio":   ("1",    "blinks per second over the data's"),
     "blink_seconds":      ("data", "mean duration of a blink"),
     "diversity":          ("1",    "how differently the head moves from seed to seed for one portrait and sentence, over the data's own; 0 = always the same"),
@@ -202,7 +206,9 @@ class Judge:
                 row[f"{name}_corr"] = metrics.correlation(read[..., i], truth.motion[..., i])
                 row[f"{name}_mae"] = np.abs(read[..., i] - truth.motion[..., i]).mean()
             row["closed_rate"], row["open_rate"] = metrics.lip_rates(read[..., 0], truth.closed, truth.opened)
-            row |= dict(lag=metrics.best_lag(read[..., 0], truth.motion[..., 0]), head_std_ratio=(seen["spread"] / own["spread"]).mean(),
+            spread = seen["spread"] / own["spread"]
+            row |= dict(lag=metrics.best_lag(read[..., 0], truth.motion[..., 0]), head_std_ratio=spread.mean(),
+                        **dict(zip(("head_x_ratio", "head_y_ratio", "roll_ratio"), spread)), lid_std_ratio=read[..., 6].std(1).mean() / own["read"][..., 6].std(1).mean(),
                         blink_rate_ratio=seen["blink_rate"] / own["blink_rate"] if own["blink_rate"] else np.nan, blink_seconds=seen["blink_seconds"])
         return row, read
 

@@ -62,6 +62,9 @@ def test_a_still_portrait_scores_as_badly_as_it_is(scores):
     still, real = scores["still"], scores["real"]
     assert abs(still["jaw_corr"]) < 0.3 and still["sync_c"] < 0.5 * real["sync_c"]
     assert still["blink_rate_ratio"] == still["frame_change_ratio"] == 0 and still["head_std_ratio"] < 1e-3
+    assert scores["shuffled"]["lid_std_ratio"] == pytest.approx(1) and real["lid_std_ratio"] > 0.3
+    assert real["head_std_ratio"] == pytest.approx(np.mean([real[k] for k in ("head_x_ratio", "head_y_ratio", "roll_ratio")]))
+    assert max(still[k] for k in ("head_x_ratio", "head_y_ratio", "roll_ratio", "lid_std_ratio")) < 1e-3
     assert still["fvd"] > 2 * real["fvd"]                             # single frames, and so FID, cannot see that nothing moves
     assert still["identity"] > real["identity"]                      # the only thing it is good at
 
