@@ -9,7 +9,7 @@ x0_real is the frozen teacher with guidance; x0_fake a copy of it that is traine
 what the student makes now. Where the two agree, the student's samples are distributed as the teacher's, and g vanishes.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
-    python distill_stage1.py                     50 minutes on one CPU core, another run beside it (AVX2; torch 2.13.0)
+    python distill_stage1.py                     57 minutes on one CPU core, other runs beside it (AVX2; torch 2.13.0)
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
     python distill_stage1.py --target-steps 1 --steps 250 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
@@ -58,7 +58,7 @@ class Config:
     s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head
     s_audio: float = 1.5         # ablation: guidance of the real score, sound (both 1: none); more makes its contrast too high
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
-    memory: float = 0.9          # ablation: how much of the noise of x_T neighbouring frames share; 0 = none, as in the paper
+    memory: float = 0.9          # ablation: how much of their noise neighbouring frames of the student share; 0 = none, as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
     t_min: float = 0.02          # ablation: scores are compared at t between t_min T
     t_max: float = 0.98          # ablation: and t_max T
@@ -94,7 +94,7 @@ def rollout(student, cond, noise, taus, renoise="fresh", memory=0.0):
 
     taus: falling timesteps, numbers or tensors (B,); noise() -> a fresh ε (B, F, C, H, W). len(taus) evaluations, and only the last
     carries gradient (backward simulation with a gradient through one step: DMD2, section 4.5; Self-Forcing, 2506.08009).
-    renoise "ddim" keeps ε' = ε̂ instead of drawing it. memory: of smooth_noise, for the ε of x_T alone. Context places always hold the true latents, as in the teacher.
+    renoise "ddim" keeps ε' = ε̂ instead of drawing it. memory: of smooth_noise, for every ε. Context places always hold the true latents, as in the teacher.
     """
     first = xt = smooth_noise(noise(), memory)
     for i, tau in enumerate(taus):
@@ -108,7 +108,7 @@ def rollout(student, cond, noise, taus, renoise="fresh", memory=0.0):
         if last:
             return x0_hat
         s = torch.as_tensor(taus[i + 1], dtype=torch.float32, device=xt.device).expand(len(xt))
-        eps = noise() if renoise == "fresh" else hold_context(eps_from_v(xt, v, t), cond._replace(context=first))    # given places keep their first ε
+        eps = smooth_noise(noise(), memory) if renoise == "fresh" else hold_context(eps_from_v(xt, v, t), cond._replace(context=first))    # given places keep their first ε
         xt = add_noise(x0_hat, eps, s)
 
 
@@ -251,7 +251,7 @@ def train(cfg, resume=False):
         if cfg.simulate == "backward":
             return cond, rollout(student, cond, lambda: noise(real), taus[:k], cfg.renoise, cfg.memory)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets
-        xt = add_noise(real, smooth_noise(noise(real), cfg.memory if k == 1 else 0.0), t)
+        xt = add_noise(real, smooth_noise(noise(real), cfg.memory), t)
         return cond, hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
 
     # 6 loop

@@ -1,7 +1,7 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
-    ε'_f = m ε'_(f−1) + √(1 − m²) ε_f                                                   (the student's first noise, from frame to frame)
+    ε'_f = m ε'_(f−1) + √(1 − m²) ε_f                                                   (the student's noise, from frame to frame)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + penalties
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = λ mean (D(x) − D(x + σ n))²  on x0 (R1), x̂0 (R2) and x_ref (R3)              (gradient penalties by finite noise)
@@ -11,7 +11,7 @@ between the data and the N-step student, and keeps the game even. At the start o
 old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
-    python distill_stage2.py                     16 minutes on one CPU core, another run beside it (AVX2; torch 2.13.0)
+    python distill_stage2.py                     18 minutes on one CPU core, another run beside it (AVX2; torch 2.13.0)
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
@@ -54,7 +54,7 @@ class Config:
     phase_steps: int = 20        # ablation: student updates in each of the phases 3 and 2
     last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
-    memory: float = 0.9          # ablation: how much of the noise of x_T neighbouring frames of the student share; 0 = none, as in the paper
+    memory: float = 0.9          # ablation: how much of their noise neighbouring frames of the student share; 0 = none, as in the paper
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
