@@ -183,7 +183,7 @@ class Judge:
         if self.truth.motion is not None and "reader" in nets:
             read = metrics.over(nets["reader"], flat, self.device).view(v, f, -1).cpu().numpy()
             rate, length = metrics.blink_statistics(read[..., 6])
-            seen |= dict(read=read, spread=metrics.head_spread(read), blink_rate=rate, blink_seconds=length)
+            seen |= dict(read=read, spread=metrics.head_spread(read), lids=read[..., 6].std(1).mean(), blink_rate=rate, blink_seconds=length)
         return seen, read
 
     @torch.no_grad()
@@ -208,7 +208,7 @@ class Judge:
             row["closed_rate"], row["open_rate"] = metrics.lip_rates(read[..., 0], truth.closed, truth.opened)
             spread = seen["spread"] / own["spread"]
             row |= dict(lag=metrics.best_lag(read[..., 0], truth.motion[..., 0]), head_std_ratio=spread.mean(),
-                        **dict(zip(("head_x_ratio", "head_y_ratio", "roll_ratio"), spread)), lid_std_ratio=read[..., 6].std(1).mean() / own["read"][..., 6].std(1).mean(),
+                        **dict(zip(("head_x_ratio", "head_y_ratio", "roll_ratio"), spread)), lid_std_ratio=seen["lids"] / own["lids"],
                         blink_rate_ratio=seen["blink_rate"] / own["blink_rate"] if own["blink_rate"] else np.nan, blink_seconds=seen["blink_seconds"])
         return row, read
 
