@@ -89,14 +89,14 @@ def smooth_noise(eps, memory):
     return torch.stack(frames, 1)
 
 
-def rollout(student, cond, noise, taus, renoise="fresh", memory=0.0):
+def rollout(student, cond, noise, taus, renoise="fresh"):
     """The student's sampler: x_T = ε; x̂0 = G(x_τ, τ); x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0 is returned. TurboTalk, stage 1.
 
     taus: falling timesteps, numbers or tensors (B,); noise() -> a fresh ε (B, F, C, H, W). len(taus) evaluations, and only the last
     carries gradient (backward simulation with a gradient through one step: DMD2, section 4.5; Self-Forcing, 2506.08009).
-    renoise "ddim" keeps ε' = ε̂ instead of drawing it. memory: of smooth_noise, for every ε. Context places always hold the true latents, as in the teacher.
+    renoise "ddim" keeps ε' = ε̂ instead of drawing it. Context places always hold the true latents, as in the teacher.
     """
-    first = xt = smooth_noise(noise(), memory)
+    first = xt = noise()
     for i, tau in enumerate(taus):
         t = torch.as_tensor(tau, dtype=torch.float32, device=xt.device).expand(len(xt))
         last = i + 1 == len(taus)
@@ -108,7 +108,7 @@ def rollout(student, cond, noise, taus, renoise="fresh", memory=0.0):
         if last:
             return x0_hat
         s = torch.as_tensor(taus[i + 1], dtype=torch.float32, device=xt.device).expand(len(xt))
-        eps = smooth_noise(noise(), memory) if renoise == "fresh" else hold_context(eps_from_v(xt, v, t), cond._replace(context=first))    # given places keep their first ε
+        eps = noise() if renoise == "fresh" else hold_context(eps_from_v(xt, v, t), cond._replace(context=first))    # given places keep their first ε
         xt = add_noise(x0_hat, eps, s)
 
 
@@ -143,9 +143,9 @@ def fake_loss(fake, x0_hat, cond, t, eps):
 # ---------------------------------------------------------------- the student as a model
 
 def few_step_sample(student, cond, noise, steps=4, renoise="fresh", memory=0.0):
-    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε."""
+    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, of which neighbouring frames are made to share `memory`."""
     with torch.no_grad():
-        return rollout(student, cond, noise, trailing_timesteps(steps)[:-1], renoise, memory)
+        return rollout(student, cond, lambda: smooth_noise(noise(), memory), trailing_timesteps(steps)[:-1], renoise)
 
 
 def sampling_settings(made):
@@ -248,10 +248,11 @@ def train(cfg, resume=False):
         """The condition of a batch, and the student's answer to it after k of its steps, k drawn."""
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
+        smooth = lambda: smooth_noise(noise(real), cfg.memory)                # the student's: all of it
         if cfg.simulate == "backward":
-            return cond, rollout(student, cond, lambda: noise(real), taus[:k], cfg.renoise, cfg.memory)
+            return cond, rollout(student, cond, smooth, taus[:k], cfg.renoise)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets
-        xt = add_noise(real, smooth_noise(noise(real), cfg.memory), t)
+        xt = add_noise(real, smooth(), t)
         return cond, hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
 
     # 6 loop

@@ -25,7 +25,7 @@ from torch import nn
 
 from autoencoder import load_autoencoder
 from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from distill_stage1 import load_stage1, look, material, rollout, student_sampler, update
+from distill_stage1 import load_stage1, look, material, rollout, smooth_noise, student_sampler, update
 from latents import contact_sheet
 from teacher import T, UNet, hold_context, load_teacher, trailing_timesteps, trainable
 
@@ -215,10 +215,11 @@ def train(cfg, resume=False):
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
+        smooth = lambda: smooth_noise(noise(), cfg.memory)                     # the student's: all of it
         last = draw_last(before, n, draw, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):
-                x0_hat = rollout(student, cond, noise, warm_timesteps(n, draw, cfg.curriculum, last), memory=cfg.memory)
+                x0_hat = rollout(student, cond, smooth, warm_timesteps(n, draw, cfg.curriculum, last))
             x_ref = refer(cond, noise)
 
             samples = x0, x0_hat.detach(), x_ref                               # detach: the discriminator must not train the student

@@ -204,7 +204,7 @@ def test_smooth_noise_stays_normal_and_neighbours_share_it():
     assert_close(smooth_noise(eps, 0.0), eps, rtol=0, atol=0)
 
 
-def test_every_noise_of_a_rollout_is_smooth():
+def test_every_noise_of_the_student_is_smooth():
     class Spy(nn.Module):
         seen = []
         def forward(self, xt, t, cond):
@@ -212,9 +212,9 @@ def test_every_noise_of_a_rollout_is_smooth():
             return torch.zeros_like(xt)
     spy, first, second = Spy(), torch.randn(SHAPE), torch.randn(SHAPE)
     draws = iter([first, second])
-    rollout(spy, condition(), lambda: next(draws), [1000, 1000], memory=0.9)      # at T the second input is the second noise alone
+    few_step_sample(spy, condition(), lambda: next(draws), 2, memory=0.9)         # at T it answers x̂0 = 0, so its second input is σ ε'
     assert_close(spy.seen[0], smooth_noise(first, 0.9))
-    assert_close(spy.seen[1], smooth_noise(second, 0.9))
+    assert_close(spy.seen[1], add_noise(torch.zeros(SHAPE), smooth_noise(second, 0.9), torch.full((2,), T / 2)))
 
 
 def test_a_student_is_sampled_as_it_was_trained_but_for_very_smooth_noise():
