@@ -14,7 +14,6 @@ Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales);
     python distill_stage1.py --target-steps 1 --steps 250 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
 """
-import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -58,7 +57,7 @@ class Config:
     s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head
     s_audio: float = 1.5         # ablation: guidance of the real score, sound (both 1: none); more makes its contrast too high
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
-    memory: float = 0.9          # ablation: how much of their noise neighbouring frames of the student share; 0 = none, as in the paper
+    smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
     t_min: float = 0.02          # ablation: scores are compared at t between t_min T
     t_max: float = 0.98          # ablation: and t_max T
@@ -73,20 +72,23 @@ SMOKE = dict(videos=4, steps=4, warm_fake=1, batch=2, warmup=1, fake_updates=2, 
              weights="out/smoke/stage1.pt", teacher="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", metrics="")
 
 
-SAMPLE_MEMORY = 0.6      # of a student's noise when it is sampled, if it was trained with more (see sampling_settings)
+SAMPLE_SMOOTH = 2.0      # of a student's noise when it is sampled, if it was trained with more (see sampling_settings)
 
 
 # ---------------------------------------------------------------- the equations
 
-def smooth_noise(eps, memory):
-    """ε'_0 = ε_0, ε'_f = m ε'_(f−1) + √(1 − m²) ε_f: still N(0, 1) in every frame, but neighbouring frames share m of it. (B, F, C, H, W), 0 <= m < 1.
+def smooth_noise(eps, smooth):
+    """ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): still N(0, 1) in every frame, but alike over ℓ = smooth frames. (B, F, C, H, W).
 
-    The autoregressive "progressive noise" of PYoCo, 2305.10474, which took it for fine-tuning video models of many steps.
+    A = √K is symmetric, so no frame is special. Noise that frames share is PYoCo's, 2305.10474, whose chain ε'_f = m ε'_(f−1) + √(1 − m²) ε_f
+    is jagged; what moves a head is not: this is a Gaussian process with the squared exponential kernel (Rasmussen & Williams, eq. 4.9).
     """
-    frames = [eps[:, 0]]
-    for f in range(1, eps.shape[1]):
-        frames.append(memory * frames[-1] + math.sqrt(1 - memory ** 2) * eps[:, f])
-    return torch.stack(frames, 1)
+    if not smooth:
+        return eps
+    f = torch.arange(eps.shape[1], dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T                    # rounding makes the smallest eigenvalues negative
+    return torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
 
 
 def rollout(student, cond, noise, taus, renoise="fresh"):
@@ -142,19 +144,19 @@ def fake_loss(fake, x0_hat, cond, t, eps):
 
 # ---------------------------------------------------------------- the student as a model
 
-def few_step_sample(student, cond, noise, steps=4, renoise="fresh", memory=0.0):
-    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, of which neighbouring frames are made to share `memory`."""
+def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0):
+    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, which is made alike over `smooth` frames."""
     with torch.no_grad():
-        return rollout(student, cond, lambda: smooth_noise(noise(), memory), trailing_timesteps(steps)[:-1], renoise)
+        return rollout(student, cond, lambda: smooth_noise(noise(), smooth), trailing_timesteps(steps)[:-1], renoise)
 
 
 def sampling_settings(made):
     """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it.
 
-    Noise of at most SAMPLE_MEMORY: less than in training, where much memory teaches heads to move smoothly, leaves the lips to the sound.
+    Noise alike over at most SAMPLE_SMOOTH frames: less than in training, where slow noise teaches heads to move smoothly, leaves the lips to the sound.
     """
-    how = {name: made[key] for key, name in (("target_steps", "steps"), ("renoise", "renoise"), ("memory", "memory")) if key in made}
-    return how | ({"memory": min(how["memory"], SAMPLE_MEMORY)} if "memory" in how else {})
+    how = {name: made[key] for key, name in (("target_steps", "steps"), ("renoise", "renoise"), ("smooth", "smooth")) if key in made}
+    return how | ({"smooth": min(how["smooth"], SAMPLE_SMOOTH)} if "smooth" in how else {})
 
 
 def student_sampler(student, made, **given):
@@ -206,8 +208,8 @@ def train(cfg, resume=False):
     for name, allowed in dict(simulate=("backward", "data"), renoise=("fresh", "ddim"), init=("teacher", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {getattr(cfg, name)!r}")
-    if not 0 <= cfg.memory < 1:
-        raise ValueError(f"--memory must be at least 0 and below 1, got {cfg.memory}")
+    if not cfg.smooth >= 0:
+        raise ValueError(f"--smooth must be 0 frames or more, got {cfg.smooth}")
     if not (0 <= cfg.t_min < cfg.t_max <= 1 and cfg.target_steps >= 1):
         raise ValueError(f"0 <= --t-min < --t-max <= 1 and --target-steps >= 1 are wanted, got {cfg.t_min}, {cfg.t_max} and {cfg.target_steps}")
 
@@ -248,7 +250,7 @@ def train(cfg, resume=False):
         """The condition of a batch, and the student's answer to it after k of its steps, k drawn."""
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
-        smooth = lambda: smooth_noise(noise(real), cfg.memory)                # the student's: all of it
+        smooth = lambda: smooth_noise(noise(real), cfg.smooth)                # the student's: all of it
         if cfg.simulate == "backward":
             return cond, rollout(student, cond, smooth, taus[:k], cfg.renoise)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets

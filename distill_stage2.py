@@ -1,7 +1,7 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
-    ε'_f = m ε'_(f−1) + √(1 − m²) ε_f                                                   (the student's noise, from frame to frame)
+    ε' = √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                                            (the student's noise is smooth over the frames)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + penalties
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = λ mean (D(x) − D(x + σ n))²  on x0 (R1), x̂0 (R2) and x_ref (R3)              (gradient penalties by finite noise)
@@ -54,7 +54,7 @@ class Config:
     phase_steps: int = 20        # ablation: student updates in each of the phases 3 and 2
     last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
-    memory: float = 0.9          # ablation: how much of their noise neighbouring frames of the student share; 0 = none, as in the paper
+    smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
@@ -168,8 +168,8 @@ def train(cfg, resume=False):
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
 
-    if not 0 <= cfg.memory < 1:
-        raise ValueError(f"--memory must be at least 0 and below 1, got {cfg.memory}")
+    if not cfg.smooth >= 0:
+        raise ValueError(f"--smooth must be 0 frames or more, got {cfg.smooth}")
 
     # 1 seed and device
     torch.manual_seed(cfg.seed)
@@ -215,7 +215,7 @@ def train(cfg, resume=False):
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
-        smooth = lambda: smooth_noise(noise(), cfg.memory)                     # the student's: all of it
+        smooth = lambda: smooth_noise(noise(), cfg.smooth)                     # the student's: all of it
         last = draw_last(before, n, draw, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):

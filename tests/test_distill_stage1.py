@@ -195,13 +195,15 @@ def test_the_real_score_takes_the_portraits_scale_first_and_the_sounds_second():
     assert_close(real_score(Teacher(), xt, t, condition(), 1.5, 3.0), -torch.full(SHAPE, 31.5))      # at T, x̂0 = −v
 
 
-def test_smooth_noise_stays_normal_and_neighbours_share_it():
-    eps = torch.randn(200, 5, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    smooth = smooth_noise(eps, 0.9)
-    assert_close(smooth.std((0, 2, 3, 4)), torch.ones(5), rtol=0, atol=0.02)
-    for lag in (1, 2, 4):
-        assert_close((smooth[:, lag:] * smooth[:, :-lag]).mean().item(), 0.9 ** lag, rtol=0, atol=0.02)
+def test_smooth_noise_stays_normal_and_frames_are_alike_over_its_length():
+    eps = torch.randn(200, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = smooth_noise(eps, 3.0)
+    assert_close(smooth.std((0, 2, 3, 4)), torch.ones(16), rtol=0, atol=0.02)
+    for lag in (1, 3, 6):
+        assert_close((smooth[:, lag:] * smooth[:, :-lag]).mean().item(), math.exp(-lag ** 2 / 18), rtol=0, atol=0.02)
+    assert_close(smooth_noise(eps.flip(1), 3.0), smooth.flip(1))              # no frame is special
     assert_close(smooth_noise(eps, 0.0), eps, rtol=0, atol=0)
+    assert_close(smooth_noise(eps[:, :1], 3.0), eps[:, :1])
 
 
 def test_every_noise_of_the_student_is_smooth():
@@ -212,14 +214,14 @@ def test_every_noise_of_the_student_is_smooth():
             return torch.zeros_like(xt)
     spy, first, second = Spy(), torch.randn(SHAPE), torch.randn(SHAPE)
     draws = iter([first, second])
-    few_step_sample(spy, condition(), lambda: next(draws), 2, memory=0.9)         # at T it answers x̂0 = 0, so its second input is σ ε'
-    assert_close(spy.seen[0], smooth_noise(first, 0.9))
-    assert_close(spy.seen[1], add_noise(torch.zeros(SHAPE), smooth_noise(second, 0.9), torch.full((2,), T / 2)))
+    few_step_sample(spy, condition(), lambda: next(draws), 2, smooth=3.0)         # at T it answers x̂0 = 0, so its second input is σ ε'
+    assert_close(spy.seen[0], smooth_noise(first, 3.0))
+    assert_close(spy.seen[1], add_noise(torch.zeros(SHAPE), smooth_noise(second, 3.0), torch.full((2,), T / 2)))
 
 
 def test_a_student_is_sampled_as_it_was_trained_but_for_very_smooth_noise():
-    assert sampling_settings(dict(memory=0.9)) == dict(memory=0.6) and sampling_settings(dict(memory=0.3)) == dict(memory=0.3)
-    assert sampling_settings(asdict(stage1.Config(target_steps=1, renoise="ddim", memory=0.0))) == dict(steps=1, renoise="ddim", memory=0.0)
+    assert sampling_settings(dict(smooth=3.0)) == dict(smooth=2.0) and sampling_settings(dict(smooth=1.0)) == dict(smooth=1.0)
+    assert sampling_settings(asdict(stage1.Config(target_steps=1, renoise="ddim", smooth=0.0))) == dict(steps=1, renoise="ddim", smooth=0.0)
     assert sampling_settings(dict(channels=96)) == {}
 
 
