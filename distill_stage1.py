@@ -26,7 +26,7 @@ import metrics
 from autoencoder import load_autoencoder
 from common import Log, check_finite, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from latents import contact_sheet, load_clips, preview
-from teacher import (T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, trailing_timesteps, trainable, v_loss,
+from teacher import (MOUTH, T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, trailing_timesteps, trainable, v_loss,
                      v_target, x0_from_v)
 
 
@@ -72,9 +72,6 @@ SMOKE = dict(videos=4, steps=4, warm_fake=1, batch=2, warmup=1, fake_updates=2, 
              weights="out/smoke/stage1.pt", teacher="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", metrics="")
 
 
-SAMPLE_SMOOTH = 2.0      # of a student's noise when it is sampled, if it was trained with more (see sampling_settings)
-
-
 # ---------------------------------------------------------------- the equations
 
 def smooth_noise(eps, smooth):
@@ -82,13 +79,16 @@ def smooth_noise(eps, smooth):
 
     A = √K is symmetric, so no frame is special. Noise that frames share is PYoCo's, 2305.10474, whose chain ε'_f = m ε'_(f−1) + √(1 − m²) ε_f
     is jagged; what moves a head is not: this is a Gaussian process with the squared exponential kernel (Rasmussen & Williams, eq. 4.9).
+    Only where the noise decides: the mouth's places keep independent noise, for slow noise there would bend the lips against the sound.
     """
     if not smooth:
         return eps
     f = torch.arange(eps.shape[1], dtype=torch.float64)
     values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T                    # rounding makes the smallest eigenvalues negative
-    return torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
+    alike = torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
+    alike[..., *MOUTH] = eps[..., *MOUTH]
+    return alike
 
 
 def rollout(student, cond, noise, taus, renoise="fresh"):
@@ -151,12 +151,8 @@ def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0):
 
 
 def sampling_settings(made):
-    """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it.
-
-    Noise alike over at most SAMPLE_SMOOTH frames: less than in training, where slow noise teaches heads to move smoothly, leaves the lips to the sound.
-    """
-    how = {name: made[key] for key, name in (("target_steps", "steps"), ("renoise", "renoise"), ("smooth", "smooth")) if key in made}
-    return how | ({"smooth": min(how["smooth"], SAMPLE_SMOOTH)} if "smooth" in how else {})
+    """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it."""
+    return {name: made[key] for key, name in (("target_steps", "steps"), ("renoise", "renoise"), ("smooth", "smooth")) if key in made}
 
 
 def student_sampler(student, made, **given):
@@ -250,7 +246,7 @@ def train(cfg, resume=False):
         """The condition of a batch, and the student's answer to it after k of its steps, k drawn."""
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
-        smooth = lambda: smooth_noise(noise(real), cfg.smooth)                # the student's: all of it
+        smooth = lambda: smooth_noise(noise(real), cfg.smooth)                # the student's
         if cfg.simulate == "backward":
             return cond, rollout(student, cond, smooth, taus[:k], cfg.renoise)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets
