@@ -9,13 +9,11 @@ import inspect
 import json
 import math
 import os
-import pickle
 import re
 import signal
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +46,12 @@ def parse(config_class, doc, smoke, argv=None):
 def one_line_errors():
     """Expected trouble (bad input, missing files, a diverged run) ends with one clear line and exit code 2.
 
-    SIGTERM unwinds like Ctrl-C, so that temporary files are removed.
+    SIGTERM, and SIGHUP where nohup has not switched it off, unwind like Ctrl-C, so that temporary files are removed.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        for name in ("SIGTERM", "SIGHUP"):                                    # Windows has no SIGHUP
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+                signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     try:
         yield
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
@@ -149,7 +149,9 @@ def load_checkpoint(path, kind):
         raise ValueError(f"no checkpoint at {path}: train it first (see README) or name another file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, zipfile.BadZipFile, pickle.UnpicklingError):
+    except PermissionError:
+        raise
+    except Exception:                                                         # each kind of damage upsets the unpickler in its own way
         raise ValueError(f"{path} is damaged or not a checkpoint of this project") from None
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind", "something else") if isinstance(content, dict) else "something else"
@@ -171,15 +173,23 @@ def load_network(path, kind, make):
 MAY_CHANGE = {"out", "weights", "device", "log_every", "save_every", "sample_every", "lr", "fake_lr", "disc_lr", "steps", "decoder_steps", "videos", "ref_gap"}
 
 
+def same_run(cfg, saved, path):
+    """Raises ValueError if the Config cfg and the dict `saved`, that of the run which path came from, differ in what may not change."""
+    given = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in MAY_CHANGE}
+    if given.keys() != saved.keys() - MAY_CHANGE:
+        raise ValueError(f"{path} was made by another version of the code: start again, or give another --out")
+    if other := [k for k, v in given.items() if saved[k] != v]:
+        option = lambda k: ("--no-" if saved[k] is False else "--") + k.replace("_", "-") + ("" if isinstance(saved[k], bool) else f" {saved[k]}")
+        raise ValueError(f"{path} was made with {', '.join(map(option, other))}: give the same, or another --out")
+
+
 def resume_training(cfg, kind, generator, **parts):
     """Put back what save_training wrote -> the step to go on from. parts: everything with a state_dict, by name.
 
     Raises ValueError where the run in cfg.out was another one.
     """
     saved = load_checkpoint(f"{cfg.out}/last.pt", f"{kind} training")
-    other = [k for k, v in dataclasses.asdict(cfg).items() if k not in MAY_CHANGE and saved["config"].get(k) != v]
-    if other:
-        raise ValueError(f"{cfg.out}/last.pt was made with " + ", ".join(f"--{k} {saved['config'].get(k)}" for k in other) + ": give the same, or another --out")
+    same_run(cfg, saved["config"], f"{cfg.out}/last.pt")
     for name, part in parts.items():
         part.load_state_dict(saved[name])
     generator.set_state(saved["random"])

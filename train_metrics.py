@@ -8,7 +8,6 @@
     python train_metrics.py --only sync      trains one of them again, keeps the others
 Writes checkpoints/metrics.pt (float16) and out/metrics/log.jsonl.
 """
-import os
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import nn
 
 import tiny_data
 from autoencoder import to_pixels
-from common import Log, check_finite, cosine_decay, half, load_checkpoint, one_line_errors, parse, pick_device, save_checkpoint
+from common import Log, check_finite, cosine_decay, half, load_checkpoint, one_line_errors, parse, pick_device, same_run, save_checkpoint
 from metrics import CLIP, DISORDER, NETWORKS, READ, blurred, over, r_squared, sync_scores
 from tiny_data import faces
 from tiny_data.faces import MOTION
@@ -28,7 +27,7 @@ from tiny_data.faces import MOTION
 class Config:
     data: str = "data/tiny"      # toy set (built if missing), or a folder of video clips: then without the reader
     videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
-    out: str = "out/metrics"     # the log
+    out: str = "out/metrics"     # the log, and the networks that are finished while others are not
     weights: str = "checkpoints/metrics.pt"  # where the trained networks go
     only: str = ""               # train just this one (reader, features, sync); the others must be in --weights
     steps_reader: int = 3000     # optimiser steps
@@ -177,16 +176,22 @@ def train(cfg, resume=False):
         raise ValueError(f"--only {cfg.only}: choose one of {', '.join(NETWORKS)}")
 
     # 2 data
-    data, held_out = tiny_data.load(cfg.data, "train", cfg.videos), tiny_data.load(cfg.data, "val", cfg.videos)
+    data, held_out = (tiny_data.load(cfg.data, split, cfg.videos, 2 * CLIP) for split in ("train", "val"))      # "fast" takes 2 CLIP frames
     motion, truth = (torch.from_numpy(np.array(d.motion)).to(device) for d in (data, held_out))
     mean, std = (motion.mean(0), motion.std(0)) if len(motion) else (0, 1)
     standard = (motion - mean) / std
 
-    # 3 networks; 4 optimisers are made in fit(); 5 resume: networks that are already in the file are kept
+    # 3 networks; 4 optimisers are made in fit()
     nets = {name: net().to(device, memory_format=torch.channels_last) for name, net in NETWORKS.items() if len(motion) or name != "reader"}
-    saved = {"kind": "metrics", "config": asdict(cfg)}
-    if resume or cfg.only and os.path.exists(cfg.weights):
-        saved = {**load_checkpoint(cfg.weights, "metrics"), "config": asdict(cfg)}
+    if cfg.only and cfg.only not in nets:
+        raise ValueError("--only reader: your own clips have no true motion that a reader could learn")
+
+    # 5 resume: networks that were finished are kept
+    progress = f"{cfg.out}/last.pt"
+    saved = load_checkpoint(progress, "metrics") if resume else load_checkpoint(cfg.weights, "metrics") if cfg.only else {"kind": "metrics"}
+    if resume:
+        same_run(cfg, saved["config"], progress)
+    saved["config"] = asdict(cfg)
     todo = [cfg.only] if cfg.only else [n for n in nets if n not in saved]
     log = Log(cfg.out, cfg, device, resume or bool(cfg.only))
     print(", ".join(f"{n} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters" for n, net in nets.items()) + f", {device}")
@@ -213,7 +218,7 @@ def train(cfg, resume=False):
         if name == "features":
             def loss_of():
                 x, rows, damage = batch_features(data, cfg.batch, generator, device)
-                return frame_loss(net, x, standard[rows], damage)
+                return frame_loss(net, x, standard[rows] if len(standard) else standard, damage)
             fit("frames", net.parameters(), cfg.steps_features, loss_of, cfg, log, device)
             net.requires_grad_(False)
             clean = over(net.trunk, data.frames, device)
@@ -240,8 +245,8 @@ def train(cfg, resume=False):
             log(cfg.steps_sync, **judge_sync(net, held_out, device))
 
         saved[name] = half(net.state_dict())                                                            # save
-        save_checkpoint(cfg.weights, **saved)
-    return nets
+        save_checkpoint(progress, **saved)
+    save_checkpoint(cfg.weights, **saved)
 
 
 @torch.no_grad()

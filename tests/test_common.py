@@ -1,11 +1,11 @@
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from common import Log, Muon, check_finite, half, load_checkpoint, mean_rows, orthogonal, parse, pick_device, save_checkpoint, update_ema
+from common import Log, Muon, check_finite, half, load_checkpoint, mean_rows, orthogonal, parse, pick_device, resume_training, save_checkpoint, save_training, update_ema
 
 
 @dataclass
@@ -52,6 +52,19 @@ def test_missing_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
             load_checkpoint(path, "teacher")
     with pytest.raises(ValueError, match="'teacher'.*'student'"):
         load_checkpoint(good, "student")
+
+
+def test_resume_goes_on_with_the_same_run_only_and_says_what_was_other(tmp_path):
+    cfg, generator, ema = Config(out=str(tmp_path)), torch.Generator().manual_seed(1), torch.nn.Linear(2, 2)
+    save_training(cfg, "thing", 7, generator, ship=False, ema=ema)
+    assert resume_training(replace(cfg, lr=0.2), "thing", generator, ema=ema) == 7
+    with pytest.raises(ValueError, match="was made with --no-fast: give the same"):
+        resume_training(replace(cfg, fast=True), "thing", generator, ema=ema)
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    del saved["config"]["fast"]
+    torch.save(saved, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="another version"):
+        resume_training(cfg, "thing", generator, ema=ema)
 
 
 def test_ema_of_a_constant_is_that_constant_and_warms_up():

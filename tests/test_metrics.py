@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -252,6 +253,28 @@ def test_metrics_train_at_toy_size_and_keep_what_they_do_not_train(tmp_path):
     after = metrics.load_metrics(tmp_path / "m.pt")
     assert torch.equal(before["reader"].head.weight, after["reader"].head.weight)
     assert not torch.equal(before["sync"].join[0].weight, after["sync"].join[0].weight)
+
+
+def test_metrics_of_own_clips_train_without_the_reader_and_go_on_where_they_stopped(tmp_path, monkeypatch):
+    toy = tiny_data.make_video(0, 80)
+
+    def clips(*_):                                                    # two clips of unequal length, no ground truth
+        return tiny_data.Videos(toy[0], toy[1], np.array([0, 33, 80]), toy[2], np.zeros((0, 11), np.float32), [])
+    monkeypatch.setattr(tiny_data, "load", clips)
+    cfg = train_metrics.Config(**{**train_metrics.SMOKE, "out": str(tmp_path), "weights": str(tmp_path / "m.pt"), "device": "cpu"})
+    with monkeypatch.context() as stopped:
+        stopped.setattr(train_metrics, "sync_loss", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_metrics.train(cfg)
+    assert not (tmp_path / "m.pt").exists()
+    with pytest.raises(ValueError, match="--batch 8: give the same"):
+        train_metrics.train(dataclasses.replace(cfg, batch=4), resume=True)
+    train_metrics.train(cfg, resume=True)
+    assert set(metrics.load_metrics(tmp_path / "m.pt")) == {"features", "sync"}
+    saved = torch.load(tmp_path / "m.pt", weights_only=True)
+    torch.save({**saved, "sync": saved["features"]}, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match="does not fit"):
+        metrics.load_metrics(tmp_path / "m.pt")
 
 
 def test_the_shipped_file_is_small_and_a_foreign_one_is_refused(tmp_path):

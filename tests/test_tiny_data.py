@@ -58,6 +58,7 @@ def test_a_failed_build_leaves_nothing_half_written(tmp_path, monkeypatch):
 def test_own_clips_are_split_by_clip(tmp_path, monkeypatch, n):
     clip = lambda i: (f"{i:02d}.mp4", np.full((20, 64, 64, 3), i, np.uint8), np.zeros(640 * 20, np.float32))
     monkeypatch.setattr(tiny_data, "load_folder", lambda folder, min_frames: [clip(i) for i in range(n)])
+    tiny_data.own_clips.cache_clear()
     (tmp_path / "00.mp4").touch()
     parts = {s: set(np.unique(load(tmp_path, s).frames)) for s in SPLITS}
     assert all(parts.values()) and (n < 3 or sum(map(len, parts.values())) == n == len(set.union(*parts.values())))

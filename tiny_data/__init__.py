@@ -83,9 +83,9 @@ def save(folder, videos):
 
 
 @functools.lru_cache(maxsize=1)
-def own_clips(folder, min_frames):
-    """All usable clips of a folder, decoded once for all splits: [(name, frames, wave), ...]."""
-    return list(load_folder(folder, min_frames))
+def own_clips(folder):
+    """All clips of a folder that can be read, decoded once for all splits: [(name, frames, wave), ...]."""
+    return load_folder(folder, 1)
 
 
 def load(data, split, n_videos=0, min_frames=20):
@@ -93,8 +93,9 @@ def load(data, split, n_videos=0, min_frames=20):
 
     A toy set that is missing is built, with n_videos videos a split (0: the usual number).
     Your own clips are split by clip, in the order of their names: the last tenth is "test", the tenth before it "val"; with
-    fewer than three clips, splits overlap. Clips shorter than min_frames are skipped.
-    Raises ValueError with one line when the folder holds neither.
+    fewer than three clips, splits overlap. Clips shorter than min_frames are skipped, with a printed line, after the split:
+    every script holds out the same clips, however long it wants them.
+    Raises ValueError with one line when the folder holds neither, or a split no clip that is long enough.
     """
     data = Path(data)
     if not data.is_file() and (not data.exists() or any((data / s / "phones.json").exists() for s in SPLITS) or not any(data.iterdir())):
@@ -103,9 +104,15 @@ def load(data, split, n_videos=0, min_frames=20):
             build(data, split, n_videos)
         arrays = {f: np.load(data / split / f"{f}.npy") for f in Videos._fields if f != "phones"}
         return Videos(**arrays, phones=json.loads((data / split / "phones.json").read_text()))
-    clips = own_clips(str(data), min_frames)
+    clips = own_clips(str(data))
     k = max(1, len(clips) // 10)
     part = {"train": clips[:-2 * k], "val": clips[-2 * k:-k], "test": clips[-k:]}[split] or clips
+    for name, frames, _ in part:
+        if len(frames) < min_frames:
+            print(f"skipped {name}: {len(frames)} frames of picture with sound, needs {min_frames} ({min_frames / FPS:.2f} s)")
+    part = [clip for clip in part if len(clip[1]) >= min_frames]
+    if not part:
+        raise ValueError(f"no clip of {str(data)!r} for {split} has {min_frames} frames ({min_frames / FPS:.2f} s): add longer ones")
     _, frames, waves = zip(*part)
     starts = np.cumsum([0] + [len(f) for f in frames])
     mels = [log_mel(w) for w in waves]
