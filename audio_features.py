@@ -49,17 +49,21 @@ def decode(path, channel=None):
     command = ffmpeg_command(path, "-vn", "-af", f"aresample={SR}:async=1:first_pts=0", "-c:a", "pcm_f32be", "-f", "au")
     parts, energy = [np.zeros(0, np.float32)], np.zeros(1)
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as ffmpeg:
-        header = ffmpeg.stdout.read(24)
-        if len(header) == 24:
-            ffmpeg.stdout.read(int.from_bytes(header[4:8], "big") - 24)
-            channels = int.from_bytes(header[20:24], "big")
-            energy = np.zeros(channels + 1)
-            while len(block := ffmpeg.stdout.read(4 * channels * 2 ** 18)) >= 4 * channels:
-                x = np.frombuffer(block, ">f4", len(block) // (4 * channels) * channels).reshape(-1, channels)
-                x = np.concatenate([x, x.mean(1, keepdims=True, dtype=np.float64)], axis=1)       # (n, C + 1) float64
-                energy += np.square(np.diff(x, axis=0)).sum(0) if np.isfinite(x).all() else np.nan
-                parts.append(x[:, -1 if channel is None else channel].astype(np.float32))
-        failed = ffmpeg.wait()
+        try:
+            header = ffmpeg.stdout.read(24)
+            if len(header) == 24:
+                ffmpeg.stdout.read(int.from_bytes(header[4:8], "big") - 24)
+                channels = int.from_bytes(header[20:24], "big")
+                energy = np.zeros(channels + 1)
+                while len(block := ffmpeg.stdout.read(4 * channels * 2 ** 18)) >= 4 * channels:
+                    x = np.frombuffer(block, ">f4", len(block) // (4 * channels) * channels).reshape(-1, channels)
+                    x = np.concatenate([x, x.mean(1, keepdims=True, dtype=np.float64)], axis=1)   # (n, C + 1) float64
+                    energy += np.square(np.diff(x, axis=0)).sum(0) if np.isfinite(x).all() else np.nan
+                    parts.append(x[:, -1 if channel is None else channel].astype(np.float32))
+            failed = ffmpeg.wait()
+        except BaseException:
+            ffmpeg.kill()                                           # leaving the with-block would wait for it, however long it reads
+            raise
         log.seek(0)
         lines = [line.split("] ")[-1].strip() for line in log.read().decode("utf-8", "replace").splitlines()]
     wave = np.concatenate(parts)
@@ -80,12 +84,15 @@ def load_audio(path):
     centre of 5.1 drowns); then the loudest channel. Several tracks: ffmpeg's choice (the default, else most channels). A
     truncated file gives what is there. Encoder delay is removed where the container records it (mp3, m4a, ogg, opus: to the
     sample); bare aac, avi+mp3 and wma come 20-45 ms late. Raises ValueError, one line: missing, a directory, unreadable, no
-    sound track, shorter than 0.04 s, NaN or infinite samples.
+    sound track, a playlist (a live one never ends), shorter than 0.04 s, NaN or infinite samples, floats on a scale of 32768.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
         why = "is a directory, not a sound file" if os.path.isdir(path) else "does not exist or is not a file"
         raise ValueError(f"{path!r} {why}: check the path")
+    with open(path, "rb") as file:
+        if file.read(64).lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconcat")):
+            raise ValueError(f"{path!r} is a playlist, not a sound file: give one of the files that it names")
     wave, energy = decode(path)
     if not np.isfinite(energy).all():
         raise ValueError(f"{path!r} contains NaN or infinite samples: export it again, for example as a 16-bit wav")
@@ -93,6 +100,8 @@ def load_audio(path):
         wave, _ = decode(path, int(energy.argmax()))
     if len(wave) < FRAME:
         raise ValueError(f"{path!r} holds {len(wave)} samples at 16 kHz: one video frame needs {FRAME} ({1 / FPS} s)")
+    if (peak := np.abs(wave).max()) > 8:                            # clipping at 1 would turn the video's sound into noise
+        raise ValueError(f"{path!r} has samples up to {peak:.0f}, but full scale is 1: divide them, for example by 32768")
     return wave
 
 
@@ -167,13 +176,14 @@ def main():
     parser.add_argument("file", help="any audio file, or a video with sound")
     parser.add_argument("--out", help="picture of the features (default: FILE with .mel.png)")
     args = parser.parse_args()
+    out = args.out or os.path.splitext(args.file)[0] + ".mel.png"
     try:
         wave = load_audio(args.file)
-    except ValueError as error:
+        mel = log_mel(wave)
+        iio.imwrite(out, ((mel.T[::-1] + 1) * 127.5).astype(np.uint8).repeat(4, axis=0))
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    mel, out = log_mel(wave), args.out or os.path.splitext(args.file)[0] + ".mel.png"
-    iio.imwrite(out, ((mel.T[::-1] + 1) * 127.5).astype(np.uint8).repeat(4, axis=0))
     print(f"{len(wave) / SR:.2f} s, {len(audio_windows(mel))} video frames, "
           f"speech level {20 * math.log10(speech_level(mel_power(wave))):.1f} dBFS -> {out}")
 

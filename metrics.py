@@ -210,11 +210,16 @@ NETWORKS = {"reader": Reader, "features": Features, "sync": Sync}
 
 
 def load_metrics(path="checkpoints/metrics.pt", device="cpu"):
-    """-> dict of the networks in the file, in eval mode without gradients: reader (not for your own clips), features, sync."""
+    """-> dict of the networks in the file, in eval mode without gradients: reader (not for your own clips), features, sync.
+
+    Raises ValueError, one line, for a missing, damaged or foreign file."""
     saved, nets = load_checkpoint(path, "metrics"), {}
     for name in NETWORKS.keys() & saved.keys():
         nets[name] = NETWORKS[name]().to(device)
-        nets[name].load_state_dict({k: v.float() for k, v in saved[name].items()})
+        try:
+            nets[name].load_state_dict({k: v.float() for k, v in saved[name].items()})
+        except (RuntimeError, AttributeError):
+            raise ValueError(f"{path} does not fit this version of the code: train it again (train_metrics.py) or name another file") from None
         nets[name].eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return nets
 

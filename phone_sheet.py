@@ -7,6 +7,7 @@ order. Mouths should be open on open vowels, shut on m b p and in pauses, round 
 """
 import argparse
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -35,31 +36,37 @@ def kind_of(phone):
 def read_phones(path):
     """A table with tabs and the columns start_s, end_s, phone -> [(start, end, phone)], seconds. Raises ValueError."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [(float(r["start_s"]), float(r["end_s"]), r["phone"] or "") for r in csv.DictReader(file, delimiter="\t")]
     except (KeyError, TypeError, ValueError, csv.Error):
         raise ValueError(f"{path} is no table of phones: columns start_s, end_s and phone, tabs between, are wanted") from None
-    if not rows or any(not 0 <= a <= b for a, b, _ in rows):
+    if not rows or any(not 0 <= a <= b < math.inf for a, b, _ in rows):
         raise ValueError(f"{path} holds no phones, or some that end before they start")
+    if not any(kind_of(phone) for *_, phone in rows):
+        raise ValueError(f"{path} holds no phone of a kind that is shown: {', '.join(KINDS)}, in IPA")
     return rows
 
 
 def phone_sheet(args):
-    device, folder = pick_device("auto"), Path(args.checkpoints)
+    device, folder, out = pick_device("auto"), Path(args.checkpoints), Path(args.out)
+    if out.suffix.lower() != ".png" or not out.parent.is_dir():
+        raise ValueError(f"--out {args.out!r} must be a .png in a folder that exists")
     phones = read_phones(args.phones)
     mel = log_mel(load_audio(args.audio))
-    autoencoder, reader = load_autoencoder(folder / "autoencoder.pt", device), metrics.load_metrics(folder / "metrics.pt", device)["reader"]
-    wanted = args.models.split(",")
+    autoencoder, nets = load_autoencoder(folder / "autoencoder.pt", device), metrics.load_metrics(folder / "metrics.pt", device)
+    if "reader" not in nets:
+        raise ValueError(f"{folder / 'metrics.pt'} holds no reader of lips: train it on toy faces (train_metrics.py)")
+    wanted = {name.strip() for name in args.models.split(",")}
     found = [(name, sampler) for name, _, sampler in evaluate.models(folder, device) if name in wanted]
     if len(found) < len(wanted):
-        raise ValueError(f"no model {', '.join(set(wanted) - {n for n, _ in found})}: a model needs its checkpoint in {folder}")
+        raise ValueError(f"no model {', '.join(sorted(wanted - {n for n, _ in found}))}: a model needs its checkpoint in {folder}")
     lines, strips = ["| model | " + " | ".join(f"{kind} ({sum(kind_of(p) == kind for *_, p in phones)})" for kind in KINDS) + " |", "|---|" + "---:|" * len(KINDS)], []
     for name, sampler in found:
         lips = {kind: [] for kind in KINDS}
         for seed, portrait in enumerate(PORTRAITS):
             frames = np.concatenate(list(speak(sampler, autoencoder, toy_portrait(portrait), mel, torch.Generator().manual_seed(seed))))
             with torch.no_grad():
-                read = reader(to_pixels(frames, device)).cpu().numpy()
+                read = nets["reader"](to_pixels(frames, device)).cpu().numpy()
             middle = {kind: [min(len(frames) - 1, int((a + b) / 2 * FPS)) for a, b, phone in phones if kind_of(phone) == kind] for kind in KINDS}
             for kind, places in middle.items():
                 lips[kind] += list(read[places, :3])

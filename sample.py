@@ -117,6 +117,8 @@ def load_portrait(path):
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
+            if image.mode in ("I", "F"):
+                raise ValueError("32-bit grey: save it as an 8-bit PNG")
             if image.mode[0] == "I":                                # 16-bit grey, which convert() would clip
                 image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
             image = image.convert("RGBA")
@@ -202,11 +204,15 @@ def finished_file(path, inputs):
         raise ValueError(f"--out {str(path)!r} {'is a directory' if path.is_dir() else 'lies in a folder that does not exist'}")
     if any(f and path.exists() and os.path.exists(f) and path.samefile(f) for f in inputs):
         raise ValueError(f"--out {str(path)!r} would replace the file that is to be read")
-    temporary = path.with_name(f".{os.getpid()}.tmp{path.suffix.lower()}")
+    target = Path(os.path.realpath(path))                           # a link stays one
+    temporary = target.with_name(f".{os.getpid()}.tmp{path.suffix.lower()}")
     try:
         temporary.touch()                                           # an unwritable folder shows now, not after the sampling
+    except OSError as error:
+        raise ValueError(f"--out {str(path)!r} cannot be written: {error.strerror}") from None
+    try:
         yield temporary
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -245,7 +251,7 @@ def parse_args(argv):
     face.add_argument("--image", help="the portrait, an image file of at least 64 x 64 pixels")
     face.add_argument("--portrait", type=number(int, 0, 2 ** 31), default=2_000_124, metavar="SEED", help="or a toy face (default: 2000124)")
     parser.add_argument("--out", default="talk.mp4", help=".mp4 with sound, .gif or .png (default: talk.mp4)")
-    parser.add_argument("--model", choices=MODELS, default="stage2", help="which network speaks: 120, 4 or 1 evaluations a chunk (default: stage2, the one-step student)")
+    parser.add_argument("--model", choices=MODELS, help="which network speaks: 120, 4 or 1 evaluations a chunk (default: stage2, the one-step student)")
     parser.add_argument("--compare", action="store_true", help="all of them side by side, with evaluations and denoising time under each")
     parser.add_argument("--weights", help="its checkpoint (default: the shipped one)")
     parser.add_argument("--autoencoder", default=str(HERE / "checkpoints/autoencoder.pt"), help="the autoencoder's checkpoint")
@@ -266,7 +272,7 @@ def make_sampler(name, args, device, evaluations):
     given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio") if getattr(args, k) is not None}
     if given.keys() - settings.keys():
         raise ValueError(f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out")
-    model, config = loader(args.weights or HERE / f"checkpoints/{name}.pt", device)
+    model, config = loader(HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device)
     if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
         raise ValueError(f"these weights were trained with --frames {config['frames']} --context {config['context']}; sampling wants {CHUNK} and {CONTEXT}")
     model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))
@@ -280,10 +286,10 @@ def make_sampler(name, args, device, evaluations):
 def main(argv=None):
     with one_line_errors():
         args, seconds = parse_args(argv), Counter()
-        names = [args.model]
+        names = [args.model or "stage2"]
         if args.compare:
-            if any(x is not None for x in (args.weights, args.steps, args.s_ref, args.s_audio)):
-                raise ValueError("--compare shows every model as it is: leave --weights, --steps and --guidance-... out")
+            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio)):
+                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps and --guidance-... out")
             names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
         with finished_file(args.out, [args.audio, args.image]) as temporary:
             portrait = load_portrait(args.image) if args.image is not None else toy_portrait(args.portrait)

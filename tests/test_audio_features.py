@@ -241,14 +241,14 @@ def make_bad(kind, folder):
     elif kind != "missing":
         at = np.arange(len(wave))
         wave = {"no samples": wave[:0], "too short": wave[:639], "nan": np.where(at == 700, np.nan, wave),
-                "inf": np.where(at == 7000, np.inf, wave)}[kind]
+                "inf": np.where(at == 7000, np.inf, wave), "scale of 16 bits": 32767 * wave}[kind]
         wavfile.write(path, SR, wave.astype(np.float32))
     return path
 
 
 BAD = {"missing": "does not exist", "directory": "directory", "no bytes": "cannot read", "text": "cannot read|no sound",
-       "random": "cannot read", "no sound track": "no sound track", "playlist": "cannot read",
-       "no samples": "holds 0 samples", "too short": "holds 639 samples", "nan": "NaN", "inf": "NaN or infinite"}
+       "random": "cannot read", "no sound track": "no sound track", "playlist": "playlist",
+       "no samples": "holds 0 samples", "too short": "holds 639 samples", "nan": "NaN", "inf": "NaN or infinite", "scale of 16 bits": "full scale is 1"}
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -270,4 +270,6 @@ def test_command_line_writes_a_picture_and_exits_2_on_bad_input(tmp_path):
     good = subprocess.run([sys.executable, script, str(tmp_path / "a.wav")], capture_output=True, text=True)
     assert good.returncode == 0 and "25 video frames" in good.stdout and (tmp_path / "a.mel.png").exists()
     bad = subprocess.run([sys.executable, script, str(tmp_path / "b.wav")], capture_output=True, text=True)
-    assert bad.returncode == 2 and len(bad.stderr.splitlines()) == 1
+    nowhere = subprocess.run([sys.executable, script, str(tmp_path / "a.wav"), "--out", str(tmp_path / "no/a.png")], capture_output=True, text=True)
+    for run in (bad, nowhere):
+        assert run.returncode == 2 and len(run.stderr.splitlines()) == 1

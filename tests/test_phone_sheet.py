@@ -31,7 +31,8 @@ def test_the_shipped_student_opens_on_open_vowels_and_shuts_on_m_b_p(tmp_path):
     assert jaw["open vowel"] > 2 * jaw["m b p"] and jaw["pause"] < 0.15 and (tmp_path / "sheet.png").exists()
 
 
-@pytest.mark.parametrize("text, says", [("start_s\tend_s\tphone\n", "no phones"), ("a\tb\n1\t2\n", "no table"), ("start_s\tend_s\tphone\n2\t1\tm\n", "end before")])
+@pytest.mark.parametrize("text, says", [("start_s\tend_s\tphone\n", "no phones"), ("a\tb\n1\t2\n", "no table"), ("start_s\tend_s\tphone\n2\t1\tm\n", "end before"),
+                                        ("start_s\tend_s\tphone\n1\tinf\tm\n", "end before"), ("start_s\tend_s\tphone\n1\t2\tt\n", "of a kind")])
 def test_a_bad_table_is_named(tmp_path, text, says):
     (tmp_path / "p.tsv").write_text(text)
     with pytest.raises(ValueError, match=says):

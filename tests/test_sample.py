@@ -72,6 +72,7 @@ def folder(tmp_path_factory):
     (folder / "text.mp3").write_text("not a sound")
     (folder / "text.png").write_text("not an image")
     Image.new("RGB", (63, 200)).save(folder / "small.png")
+    Image.fromarray(np.full((80, 80), 0.3, np.float32)).save(folder / "float.tiff")
     iio.imwrite(folder / "noise.png", np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8))
     (folder / "damaged.png").write_bytes((folder / "noise.png").read_bytes()[:3000])
     return folder
@@ -240,7 +241,7 @@ def test_a_toy_portrait_saved_and_loaded_is_the_same(tmp_path):
 
 BAD = ["--audio {}/none.wav", "--audio {}", "--audio {}/empty.wav", "--audio {}/text.mp3", "--audio {}/short.wav", "--audio {}/nan.wav",
        "--audio {}/noise.png", "--image {}/none.png", "--image {}", "--image {}/empty.png", "--image {}/text.png", "--image {}/small.png",
-       "--image {}/damaged.png", "--image {}/noise.png --portrait 1", "--portrait -1", "--portrait x", "--bogus", "bogus", "--model bogus",
+       "--image {}/damaged.png", "--image {}/noise.png --portrait 1", "--image {}/float.tiff", "--portrait -1", "--portrait x", "--compare --model stage1", "--bogus", "bogus", "--model bogus",
        "--out none/talk.mp4", "--out talk.avi", "--out talk", "--out .", "--out /proc/talk.mp4", "--weights {}/none.pt", "--weights {}/damaged.pt",
        "--weights {}/misfit.pt", "--weights {}/nan.pt", "--weights {}/autoencoder.pt", "--weights {}/text.mp3", "--autoencoder {}/teacher.pt",
        "--steps 0", "--steps -1", "--steps 1.5", "--guidance-ref nan", "--guidance-audio inf", "--guidance-audio -1", "--device bogus",
@@ -259,6 +260,13 @@ def assert_fails(call, capfd, code=2):
 def test_bad_input_gives_one_line_and_no_file(run, folder, options, capfd):
     assert assert_fails(lambda: run(*options.format(folder).split()), capfd).startswith("error: ")
     assert os.listdir() == []
+
+
+def test_a_link_keeps_pointing_at_what_is_written(run, tmp_path):
+    (tmp_path / "there").mkdir()
+    os.symlink(tmp_path / "there" / "sheet.png", tmp_path / "link.png")
+    run("--out", "link.png")
+    assert os.path.islink("link.png") and os.listdir("there") == ["sheet.png"]
 
 
 def test_a_video_that_is_to_be_read_is_not_replaced(run, folder, tmp_path, capfd):
