@@ -37,10 +37,10 @@ def drop(cond, keep_ref, keep_audio):
 
 def cached_latents(videos, autoencoder, device, folder=None):
     """All frames as latents (N, C, H, W), half precision, 2 KB each. With a folder they are kept there, under a name made from the
-    encoder's weights, since encoding the toy set takes minutes: the next script, with the same encoder, reads them."""
+    encoder's weights (not the decoder's), since encoding the toy set takes minutes: the next script, with the same encoder, reads them."""
     if folder:
-        mark = hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in autoencoder.state_dict().values())).hexdigest()[:12]
-        path = folder / f"latents-{mark}.npy"
+        weights = (x.cpu().numpy().tobytes() for name, x in autoencoder.state_dict().items() if not name.startswith("decoder."))
+        path = folder / f"latents-{hashlib.sha256(b''.join(weights)).hexdigest()[:12]}.npy"
         if path.exists() and len(kept := np.load(path)) == len(videos.frames):
             return torch.from_numpy(kept).to(device)
     pieces = range(0, len(videos.frames), 256)

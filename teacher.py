@@ -306,7 +306,7 @@ def train(cfg, resume=False):
 
     # 3 networks
     model = UNet(cfg.channels).to(device, memory_format=torch.channels_last)
-    if not resume:
+    if not resume and videos.phones and cfg.sound_steps:
         print(f"phones named right by the sound's tokens: {pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device):.1%}")
     if videos.phones and cfg.sound_steps:                                     # a frozen listener, as wav2vec 2.0 is in the models that the paper
         model.audio.requires_grad_(False)                                     # distils: while pictures are noise, training would silence it
