@@ -52,6 +52,7 @@ def ablate(args):
     base = distill_stage2.Config(**distill_stage2.SMOKE) if args.smoke else distill_stage2.Config()
     base = replace(base, bf16=args.bf16, last_steps=max(1, round(base.last_steps * args.budget)))
     out, device = Path(args.out), pick_device("auto")
+    metrics.load_reader(args.metrics)                                         # complains now, not after the training
     for name in wanted:                                                       # train
         for seed in range(args.seeds):
             place = out / f"{name}-{seed}"

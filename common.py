@@ -77,7 +77,7 @@ def check_finite(step, **terms):
     """Stop the run where it broke: FloatingPointError naming the step and the first non-finite term."""
     for name, value in terms.items():
         if not math.isfinite(value):
-            raise FloatingPointError(f"{name} is {value} at step {step}; go back to a checkpoint with --resume and a smaller --lr")
+            raise FloatingPointError(f"{name} is {value} at step {step}; go back to a checkpoint with --resume and a smaller learning rate")
 
 
 def cosine_decay(progress):

@@ -1,6 +1,6 @@
 """Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
 
-    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4           (the student's sampler, fresh ε each time)
+    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4           (the student's sampler, fresh ε each time: smooth_noise)
     g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 + σ_t ε,   t ~ U[0.02 T, 0.98 T]
     L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
@@ -45,7 +45,7 @@ class Config:
     lr: float = 1e-4             # peak learning rate of the student (AdamW)
     fake_lr: float = 2e-4        # of the fake score
     warmup: int = 20             # student updates of linear warm-up, while both rates already fall to zero along a cosine
-    ema: float = 0.99            # largest decay of the student's moving average, which is what is shipped (common.update_ema warms it up)
+    ema: float = 0.99            # largest decay of the moving average, which is what is shipped; after n updates it is (1 + n) / (10 + n) at most
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
     sample_every: int = 70       # iterations between looks: lip-sync, spread, contact sheet
@@ -79,14 +79,15 @@ def smooth_noise(eps, smooth):
 
     A = √K is symmetric, so no frame is special. Noise that frames share is PYoCo's, 2305.10474, whose chain ε'_f = m ε'_(f−1) + √(1 − m²) ε_f
     is jagged; what moves a head is not: this is a Gaussian process with the squared exponential kernel (Rasmussen & Williams, eq. 4.9).
-    Only where the noise decides: the mouth's places keep independent noise, for slow noise there would bend the lips against the sound.
+    The mouth's places keep ε itself: the sound decides there, and slow noise would bend the lips against it.
     """
     if not smooth:
         return eps
     f = torch.arange(eps.shape[1], dtype=torch.float64)
     values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T                    # rounding makes the smallest eigenvalues negative
-    alike = torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
+    with torch.autocast(eps.device.type, enabled=False):                       # noise stays exact under --bf16
+        alike = torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
     alike[..., *MOUTH] = eps[..., *MOUTH]
     return alike
 
@@ -110,7 +111,8 @@ def rollout(student, cond, noise, taus, renoise="fresh"):
         if last:
             return x0_hat
         s = torch.as_tensor(taus[i + 1], dtype=torch.float32, device=xt.device).expand(len(xt))
-        eps = noise() if renoise == "fresh" else hold_context(eps_from_v(xt, v, t), cond._replace(context=first))    # given places keep their first ε
+        given = cond.mask[:, :, None, None, None] > 0
+        eps = noise() if renoise == "fresh" else torch.where(given, first, eps_from_v(xt, v, t))       # given places keep their first ε
         xt = add_noise(x0_hat, eps, s)
 
 
@@ -179,12 +181,20 @@ def look(sampler, clips, autoencoder, reader, motion):
 
 # ---------------------------------------------------------------- training: what both stages share, then stage 1
 
+def inherit(cfg, made):
+    """cfg with the size of the network that it starts from, whose Config `made` was. Raises ValueError if another one was asked for."""
+    size = {k: made[k] for k in ("channels", "frames", "context")}
+    if other := [k for k, v in size.items() if getattr(cfg, k) not in (0, v)]:
+        raise ValueError(f"--{other[0]} {getattr(cfg, other[0])}: the network to start from has {size[other[0]]}; leave the option out")
+    return replace(cfg, **size)
+
+
 def material(cfg, autoencoder, device):
     """-> training Clips, held-out Clips, and (reader, true motion (V, F, 11)) for look, or None without --metrics or on your own clips."""
     _, clips = load_clips(cfg, "train", autoencoder, device)
     (videos, held_out), judge = load_clips(cfg, "val", autoencoder, device), None
     if cfg.metrics and len(videos.motion):
-        judge = metrics.load_metrics(cfg.metrics, device)["reader"], np.stack([videos.motion[a:a + cfg.frames] for a in videos.starts[:-1]])
+        judge = metrics.load_reader(cfg.metrics, device), np.stack([videos.motion[a:a + cfg.frames] for a in videos.starts[:-1]])
     return clips, held_out, judge
 
 
@@ -217,7 +227,7 @@ def train(cfg, resume=False):
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
     teacher, made = load_teacher(cfg.teacher, device)
-    cfg = replace(cfg, **{k: made[k] for k in ("channels", "frames", "context")})
+    cfg = inherit(cfg, made)
     clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks

@@ -1,13 +1,13 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
-    ε' = √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                                            (the student's noise is smooth over the frames)
+    ε' = √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                                            (the student's noise, smooth but at the mouth)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + penalties
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = λ mean (D(x) − D(x + σ n))²  on x0 (R1), x̂0 (R2) and x_ref (R3)              (gradient penalties by finite noise)
 
-x0, x̂0 and x_ref share the condition c; x_ref is the 4-step sample of the frozen stage-1 student (own noise), with whose weights D starts: it lies
-between the data and the N-step student, and keeps the game even. At the start of a phase the last timestep is drawn between the
+x0, x̂0 and x_ref share the condition c. x_ref is a 4-step sample of the frozen stage-1 student, drawn with noise of its own: it lies between
+the data and the N-step student, and keeps the game even. D starts from the same student's weights. At the start of a phase the last timestep is drawn between the
 old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
@@ -16,7 +16,7 @@ Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -25,7 +25,7 @@ from torch import nn
 
 from autoencoder import load_autoencoder
 from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from distill_stage1 import load_stage1, look, material, rollout, smooth_noise, student_sampler, update
+from distill_stage1 import inherit, load_stage1, look, material, rollout, smooth_noise, student_sampler, update
 from latents import contact_sheet
 from teacher import T, UNet, hold_context, load_teacher, trailing_timesteps, trainable
 
@@ -43,7 +43,7 @@ class Config:
     lr: float = 3e-5             # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump less far
     warmup: int = 10             # student updates of linear warm-up in each phase, while the rate already falls to zero along a cosine
     disc_lr: float = 5e-4        # of the discriminator
-    ema: float = 0.99            # largest decay of the student's moving average, which is what is shipped (common.update_ema warms it up)
+    ema: float = 0.99            # largest decay of the moving average, which is what is shipped; after n updates it is (1 + n) / (10 + n) at most
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
     sample_every: int = 100      # iterations between looks: lip-sync, spread, contact sheet
@@ -56,7 +56,7 @@ class Config:
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
-    self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective
+    self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
     penalty: float = 100.0       # ablation: λ of the gradient penalties; 0 = none
     sigma: float = 0.1           # ablation: σ of their noise; λ and σ together act like R1 with γ = 2 λ σ²
@@ -181,7 +181,7 @@ def train(cfg, resume=False):
     reference, made = load_stage1(cfg.student, device)
     if made.get("target_steps", 4) != 4:
         raise ValueError(f"{cfg.student} is a student of {made['target_steps']} steps: stage 2 starts from one of 4")
-    cfg = replace(cfg, **{k: made[k] for k in ("channels", "frames", "context")})
+    cfg = inherit(cfg, made)
     clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks
@@ -219,19 +219,20 @@ def train(cfg, resume=False):
         last = draw_last(before, n, draw, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):
-                x0_hat = rollout(student, cond, smooth, warm_timesteps(n, draw, cfg.curriculum, last))
+                x0_hat = rollout(student, cond, smooth, warm_timesteps(n, draw, cfg.curriculum, last), made.get("renoise", "fresh"))
             x_ref = refer(cond, noise)
 
             samples = x0, x0_hat.detach(), x_ref                               # detach: the discriminator must not train the student
             d_real, d_fake, d_ref = values = [disc(x, cond) for x in samples]                       # loss of the discriminator
-            one = int(torch.randint(3, (), generator=generator))               # R1, R2 or R3, three times: their sum on average, at a third of its cost
+            count = 3 if cfg.self_compare else 2
+            one = int(torch.randint(count, (), generator=generator))           # R1, R2 or R3, three times: their sum on average, at a third of its cost
             n_penalty = noise()                                               # drawn also without penalty: both runs see the same clips and noise
-            slope = 3 * penalty(disc, samples[one], values[one], cond, cfg.sigma, n_penalty) if cfg.penalty else 0
-            loss_d = disc_objective(cfg.gan, d_real, d_ref, d_fake, cfg.self_compare) + cfg.penalty * slope
+            loss_r = cfg.penalty * count * penalty(disc, samples[one], values[one], cond, cfg.sigma, n_penalty) if cfg.penalty else torch.zeros(())
+            loss_d = disc_objective(cfg.gan, d_real, d_ref, d_fake, cfg.self_compare) + loss_r
         update(step, "discriminator", disc, disc_optimiser, cfg.disc_lr, loss_d)               # step
 
         row = dict(real=d_real.mean(), reference=d_ref.mean(), fake=d_fake.mean(), accuracy=(d_real > d_fake).float().mean(), loss_d=loss_d,
-                   penalty=torch.as_tensor(slope), last_t=last.mean(), latent_std=x0_hat.std())
+                   penalty=loss_r, last_t=last.mean(), latent_std=x0_hat.std())
         if learn:
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                    # loss of the student
                 with torch.no_grad():
@@ -240,7 +241,7 @@ def train(cfg, resume=False):
                 loss_g = gen_objective(cfg.gan, g_real, g_ref, g_fake, cfg.self_compare)
             lr = cfg.lr / n * cosine_decay(i / updates) * min(1, (i + 1) / max(1, cfg.warmup))
             update(step, "student", student, optimiser, lr, loss_g)           # step
-            update_ema(ema, student, step, cfg.ema)                           # ema
+            update_ema(ema, student, sum(k >= 0 for _, _, k, _ in plan[:step]), cfg.ema)           # ema
             row["loss_g"] = loss_g
         rows.append({k: v.item() for k, v in row.items()})
 

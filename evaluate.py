@@ -13,9 +13,9 @@ import argparse
 import json
 import os
 import platform
-import resource
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -111,7 +111,7 @@ def models(folder, device):
 class Truth(NamedTuple):
     """V true videos of F frames, and what is needed to make them again."""
     frames: np.ndarray     # (V, F, 64, 64, 3) uint8
-    windows: torch.Tensor  # (V, F + 16, W, A): silence follows the end
+    windows: torch.Tensor  # (V, F + 16, R, A): 16 more, in which the sound goes on, or is silent after its end
     portraits: np.ndarray  # (V, 64, 64, 3) uint8, one a person
     motion: np.ndarray     # (V, F, 11), or None for your own clips
     closed: np.ndarray     # (V, F) within m b p, lips together
@@ -310,7 +310,9 @@ def evaluate(args):
             if sampler:
                 with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
                     row |= speed(sampler, truth, ref, autoencoder, device, 1 if args.quick else 3)
-            row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
+            with suppress(ImportError):                               # Windows has no such module
+                import resource
+                row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
             rows.append(row)
             bar.update(args.seeds)
     slow = next((r["denoise_ms_per_frame"] for r in rows if r["model"] == "teacher"), None)

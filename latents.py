@@ -55,7 +55,7 @@ def cached_latents(videos, autoencoder, device, folder=None):
 
 def load_clips(cfg, split, autoencoder, device):
     """A split of cfg.data -> Videos, Clips. The toy set's latents are kept beside it."""
-    videos = tiny_data.load(cfg.data, split, cfg.videos, cfg.frames + 1)
+    videos = tiny_data.load(cfg.data, split, cfg.videos, cfg.frames + 1)       # + 1: the portrait may be a frame outside the clip
     return videos, Clips(videos, autoencoder, cfg.frames, device, Path(cfg.data) / split if videos.phones else None)
 
 

@@ -224,6 +224,14 @@ def load_metrics(path="checkpoints/metrics.pt", device="cpu"):
     return nets
 
 
+def load_reader(path="checkpoints/metrics.pt", device="cpu"):
+    """-> the reader alone. Raises ValueError, one line, also where the file has none."""
+    nets = load_metrics(path, device)
+    if "reader" not in nets:
+        raise ValueError(f"{path} holds no reader of lips, as it was made on your own clips: train it on toy faces (train_metrics.py)")
+    return nets["reader"]
+
+
 # ---------------------------------------------------------------- on many frames
 
 def blurred(x, amount):

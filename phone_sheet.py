@@ -24,7 +24,7 @@ from sample import speak, toy_portrait
 KINDS = {  # IPA symbols that a phone may begin with, after stress marks
     "m b p": "mbp", "pause": "_", "open vowel": "aɑæʌ", "round vowel": "uʊoɔɒ", "spread vowel": "iɪeɛ", "fricative": "fvszʃʒθð",
 }
-PORTRAITS = 2_000_124, 2_000_137, 2_000_140      # toy identities of the test split
+PORTRAITS = 2_000_124, 2_000_137, 2_000_140      # toy identities outside every split
 
 
 def kind_of(phone):
@@ -53,9 +53,7 @@ def phone_sheet(args):
         raise ValueError(f"--out {args.out!r} must be a .png in a folder that exists")
     phones = read_phones(args.phones)
     mel = log_mel(load_audio(args.audio))
-    autoencoder, nets = load_autoencoder(folder / "autoencoder.pt", device), metrics.load_metrics(folder / "metrics.pt", device)
-    if "reader" not in nets:
-        raise ValueError(f"{folder / 'metrics.pt'} holds no reader of lips: train it on toy faces (train_metrics.py)")
+    autoencoder, reader = load_autoencoder(folder / "autoencoder.pt", device), metrics.load_reader(folder / "metrics.pt", device)
     wanted = {name.strip() for name in args.models.split(",")}
     found = [(name, sampler) for name, _, sampler in evaluate.models(folder, device) if name in wanted]
     if len(found) < len(wanted):
@@ -66,7 +64,7 @@ def phone_sheet(args):
         for seed, portrait in enumerate(PORTRAITS):
             frames = np.concatenate(list(speak(sampler, autoencoder, toy_portrait(portrait), mel, torch.Generator().manual_seed(seed))))
             with torch.no_grad():
-                read = nets["reader"](to_pixels(frames, device)).cpu().numpy()
+                read = reader(to_pixels(frames, device)).cpu().numpy()
             middle = {kind: [min(len(frames) - 1, int((a + b) / 2 * FPS)) for a, b, phone in phones if kind_of(phone) == kind] for kind in KINDS}
             for kind, places in middle.items():
                 lips[kind] += list(read[places, :3])

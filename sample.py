@@ -57,7 +57,7 @@ MODELS = {  # name: its loader, sampler(model, cond, noise, **settings) -> x0, t
 def generate_latents(sampler, ref, windows, n_frames, generator):
     """Yield the latents of B talking videos, chunk by chunk: (B, 16, C, H, W), then (B, 12, C, H, W) each, the last one cut.
 
-    ref (B, C, H, W) the portraits' latents; windows: for each video (n_frames + 16 or more, W, A) from audio_windows, which pads with
+    ref (B, C, H, W) the portraits' latents; windows: for each video (n_frames + 16 or more, R, A) from audio_windows, which pads with
     silence; sampler(cond, noise) -> x0 (B, 16, C, H, W), where noise() draws a fresh ε of that shape, on the CPU: the same on
     every device. Raises FloatingPointError when the network's answer is not finite.
     """
@@ -291,6 +291,8 @@ def main(argv=None):
             if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio)):
                 raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps and --guidance-... out")
             names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
+            if not names:
+                raise ValueError(f"no model's weights in {HERE / 'checkpoints'}: train them first (see README)")
         with finished_file(args.out, [args.audio, args.image]) as temporary:
             portrait = load_portrait(args.image) if args.image is not None else toy_portrait(args.portrait)
             with clock(seconds, "features"):

@@ -7,7 +7,7 @@
 
     python teacher.py                        51 minutes on two CPU cores (AVX2; torch 2.13.0)
     python teacher.py --ref-gap 0; python teacher.py --resume --steps 6000           the shipped weights: 51 and 28 minutes
-    python teacher.py --smoke                everything at toy size in seconds
+    python teacher.py --smoke                everything at toy size in seconds (after python autoencoder.py --smoke)
 Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt, contact sheets.
 
 Shapes: B batch, F frames (16), C latent channels (16), H W latent size (8 8), R rows of an audio window (20),
@@ -171,7 +171,7 @@ class Block(nn.Module):
             self.norm_s, self.qkv_s, self.out_s = nn.LayerNorm(c), nn.Linear(c, 3 * c), nn.Linear(c, c)
             self.place_s = nn.Parameter(0.02 * torch.randn(16, c))
         for layer in [self.conv2, self.out_a, self.out_t] + ([self.out_s] if spatial else []):
-            nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)      # every branch starts as the identity
+            nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)      # every branch starts at zero
 
     def attend(self, q, k, v):
         """softmax(q kᵀ / √d) v for each head. q (N, L, c), k, v (N, M, c) -> (N, L, c)."""
@@ -258,12 +258,12 @@ def guided_v(model, xt, t, cond, s_ref, s_audio):
     n, (keep_ref, keep_audio) = len(keep), keep.repeat_interleave(len(xt), 0).T
     branches = drop(cond_map(cond, lambda x: x.repeat(n, *[1] * (x.ndim - 1))), keep_ref, keep_audio)
     v = model(xt.repeat(n, 1, 1, 1, 1), t.repeat(n), branches).chunk(n)
-    return guide(v[0], *v[-2:], s_ref, s_audio)
+    return guide(v[0], *v[-2:], s_ref, s_audio)                                # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
 
 
 @torch.no_grad()
 def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
-    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance, `steps` without.
+    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without.
 
     The places of context frames hold their true latents, noised to the same t, as in training: what the network answers there
     is nothing that it was taught. They are returned as given.
