@@ -11,7 +11,7 @@ the data and the N-step student, and keeps the game even. D starts from the same
 old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
-    python distill_stage2.py                     18 minutes on one CPU core, another run beside it (AVX2; torch 2.13.0)
+    python distill_stage2.py                     17 minutes on one CPU core, another run beside it (AVX2; torch 2.13.0)
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
