@@ -1,6 +1,6 @@
 """Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
 
-    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4           (the student's sampler, fresh ε each time: smooth_noise)
+    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4           (the student's sampler, fresh ε each time: student_noise)
     g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 + σ_t ε,   t ~ U[0.02 T, 0.98 T]
     L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
@@ -11,7 +11,7 @@ Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales);
 
     python distill_stage1.py                     54 minutes on one CPU core, other runs beside it (AVX2; torch 2.13.0)
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
-    python distill_stage1.py --target-steps 1 --steps 250 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
+    python distill_stage1.py --target-steps 1 --steps 400 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
@@ -39,7 +39,7 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # the real score, and where student and fake score start
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
-    steps: int = 400             # iterations: one student update and several of the fake score each
+    steps: int = 600             # iterations: one student update and several of the fake score each
     warm_fake: int = 20          # the first of them, in which the fake score learns alone
     batch: int = 8               # clips per iteration
     lr: float = 1e-4             # peak learning rate of the student (AdamW)
@@ -48,7 +48,7 @@ class Config:
     ema: float = 0.99            # largest decay of the moving average, which is what is shipped; after n updates it is (1 + n) / (10 + n) at most
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
-    sample_every: int = 70       # iterations between looks: lip-sync, spread, contact sheet
+    sample_every: int = 100      # iterations between looks: lip-sync, spread, contact sheet
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
@@ -58,6 +58,7 @@ class Config:
     s_audio: float = 1.5         # ablation: guidance of the real score, sound (both 1: none); more makes its contrast too high
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
+    mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
     t_min: float = 0.02          # ablation: scores are compared at t between t_min T
     t_max: float = 0.98          # ablation: and t_max T
@@ -74,21 +75,21 @@ SMOKE = dict(videos=4, steps=4, warm_fake=1, batch=2, warmup=1, fake_updates=2, 
 
 # ---------------------------------------------------------------- the equations
 
-def smooth_noise(eps, smooth):
-    """ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): still N(0, 1) in every frame, but alike over ℓ = smooth frames. (B, F, C, H, W).
+def student_noise(eps, smooth, mouth):
+    """ε -> the student's noise ε', alike over ℓ = smooth frames, and `mouth` times as strong at the mouth. (B, F, C, H, W).
 
-    A = √K is symmetric, so no frame is special. Noise that frames share is PYoCo's, 2305.10474, whose chain ε'_f = m ε'_(f−1) + √(1 − m²) ε_f
-    is jagged; what moves a head is not: this is a Gaussian process with the squared exponential kernel (Rasmussen & Williams, eq. 4.9).
-    The mouth's places keep ε itself: the sound decides there, and slow noise would bend the lips against it.
+    Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): a Gaussian process (Rasmussen & Williams, eq. 4.9), still N(0, 1)
+    in every frame. Noise that frames share is PYoCo's, 2305.10474; what moves a head is smooth. A = √K is symmetric: no frame is special.
+    The mouth's places get mouth · ε. Noise is what a sample has beyond its condition; there the sound decides, and noise only shakes the lips.
     """
-    if not smooth:
-        return eps
-    f = torch.arange(eps.shape[1], dtype=torch.float64)
-    values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T                    # rounding makes the smallest eigenvalues negative
-    with torch.autocast(eps.device.type, enabled=False):                       # noise stays exact under --bf16
-        alike = torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
-    alike[..., *MOUTH] = eps[..., *MOUTH]
+    alike = eps.clone()
+    if smooth:
+        f = torch.arange(eps.shape[1], dtype=torch.float64)
+        values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
+        root = vectors * values.clamp_min(0).sqrt() @ vectors.T                # rounding makes the smallest eigenvalues negative
+        with torch.autocast(eps.device.type, enabled=False):                   # noise stays exact under --bf16
+            alike = torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
+    alike[..., *MOUTH] = mouth * eps[..., *MOUTH]
     return alike
 
 
@@ -146,15 +147,15 @@ def fake_loss(fake, x0_hat, cond, t, eps):
 
 # ---------------------------------------------------------------- the student as a model
 
-def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0):
-    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, which is made alike over `smooth` frames."""
+def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, mouth_noise=1.0):
+    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, of which student_noise makes the student's."""
     with torch.no_grad():
-        return rollout(student, cond, lambda: smooth_noise(noise(), smooth), trailing_timesteps(steps)[:-1], renoise)
+        return rollout(student, cond, lambda: student_noise(noise(), smooth, mouth_noise), trailing_timesteps(steps)[:-1], renoise)
 
 
 def sampling_settings(made):
     """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it."""
-    return {name: made[key] for key, name in (("target_steps", "steps"), ("renoise", "renoise"), ("smooth", "smooth")) if key in made}
+    return {name: made[key] for key, name in (("target_steps", "steps"), ("renoise", "renoise"), ("smooth", "smooth"), ("mouth_noise", "mouth_noise")) if key in made}
 
 
 def student_sampler(student, made, **given):
@@ -189,6 +190,12 @@ def inherit(cfg, made):
     return replace(cfg, **size)
 
 
+def check_noise(cfg):
+    """Raises ValueError if the settings of student_noise make no sense."""
+    if not (cfg.smooth >= 0 and cfg.mouth_noise >= 0):
+        raise ValueError(f"--smooth and --mouth-noise must be 0 or more, got {cfg.smooth} and {cfg.mouth_noise}")
+
+
 def material(cfg, autoencoder, device):
     """-> training Clips, held-out Clips, and (reader, true motion (V, F, 11)) for look, or None without --metrics or on your own clips."""
     _, clips = load_clips(cfg, "train", autoencoder, device)
@@ -214,8 +221,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(simulate=("backward", "data"), renoise=("fresh", "ddim"), init=("teacher", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {getattr(cfg, name)!r}")
-    if not cfg.smooth >= 0:
-        raise ValueError(f"--smooth must be 0 frames or more, got {cfg.smooth}")
+    check_noise(cfg)
     if not (0 <= cfg.t_min < cfg.t_max <= 1 and cfg.target_steps >= 1):
         raise ValueError(f"0 <= --t-min < --t-max <= 1 and --target-steps >= 1 are wanted, got {cfg.t_min}, {cfg.t_max} and {cfg.target_steps}")
 
@@ -256,11 +262,11 @@ def train(cfg, resume=False):
         """The condition of a batch, and the student's answer to it after k of its steps, k drawn."""
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
-        smooth = lambda: smooth_noise(noise(real), cfg.smooth)                # the student's
+        own = lambda: student_noise(noise(real), cfg.smooth, cfg.mouth_noise)
         if cfg.simulate == "backward":
-            return cond, rollout(student, cond, smooth, taus[:k], cfg.renoise)
+            return cond, rollout(student, cond, own, taus[:k], cfg.renoise)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets
-        xt = add_noise(real, smooth(), t)
+        xt = add_noise(real, own(), t)
         return cond, hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
 
     # 6 loop

@@ -1,7 +1,7 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
-    ε' = √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                                            (the student's noise, smooth but at the mouth)
+    ε' = √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                                            (the student's noise; none at the mouth)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + penalties
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = λ mean (D(x) − D(x + σ n))²  on x0 (R1), x̂0 (R2) and x_ref (R3)              (gradient penalties by finite noise)
@@ -25,7 +25,7 @@ from torch import nn
 
 from autoencoder import load_autoencoder
 from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from distill_stage1 import inherit, load_stage1, look, material, rollout, smooth_noise, student_sampler, update
+from distill_stage1 import check_noise, inherit, load_stage1, look, material, rollout, student_noise, student_sampler, update
 from latents import contact_sheet
 from teacher import T, UNet, hold_context, load_teacher, trailing_timesteps, trainable
 
@@ -55,6 +55,7 @@ class Config:
     last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
+    mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
@@ -167,9 +168,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(gan=("relativistic", "hinge", "vanilla"), disc_init=("student", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
-
-    if not cfg.smooth >= 0:
-        raise ValueError(f"--smooth must be 0 frames or more, got {cfg.smooth}")
+    check_noise(cfg)
 
     # 1 seed and device
     torch.manual_seed(cfg.seed)
@@ -215,11 +214,11 @@ def train(cfg, resume=False):
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
-        smooth = lambda: smooth_noise(noise(), cfg.smooth)                     # the student's
+        own = lambda: student_noise(noise(), cfg.smooth, cfg.mouth_noise)     # the student's
         last = draw_last(before, n, draw, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):
-                x0_hat = rollout(student, cond, smooth, warm_timesteps(n, draw, cfg.curriculum, last), made.get("renoise", "fresh"))
+                x0_hat = rollout(student, cond, own, warm_timesteps(n, draw, cfg.curriculum, last), made.get("renoise", "fresh"))
             x_ref = refer(cond, noise)
 
             samples = x0, x0_hat.detach(), x_ref                               # detach: the discriminator must not train the student

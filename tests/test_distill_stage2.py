@@ -233,7 +233,7 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
     assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE), 1).sum())
 
 
-@pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0), dict(smooth=0.0),
+@pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0), dict(smooth=0.0), dict(mouth_noise=1.0),
                                   dict(disc_init="random"), pytest.param(dict(bf16=True), marks=pytest.mark.slow)])
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     other = stage2.train(replace(BASE, **flag))
