@@ -1,6 +1,6 @@
 """Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
 
-    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4           (the student's sampler, fresh ε each time: student_noise)
+    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4           (the student's sampler, fresh ε each time: shape_noise)
     g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 + σ_t ε,   t ~ U[0.02 T, 0.98 T]
     L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
@@ -26,7 +26,7 @@ import metrics
 from autoencoder import load_autoencoder
 from common import Log, check_finite, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from latents import contact_sheet, load_clips, preview
-from teacher import (MOUTH, T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, trailing_timesteps, trainable, v_loss,
+from teacher import (T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, shape_noise, trailing_timesteps, trainable, v_loss,
                      v_target, x0_from_v)
 
 
@@ -74,24 +74,6 @@ SMOKE = dict(videos=4, steps=4, warm_fake=1, batch=2, warmup=1, fake_updates=2, 
 
 
 # ---------------------------------------------------------------- the equations
-
-def student_noise(eps, smooth, mouth):
-    """ε -> the student's noise ε', alike over ℓ = smooth frames, and `mouth` times as strong at the mouth. (B, F, C, H, W).
-
-    Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): a Gaussian process (Rasmussen & Williams, eq. 4.9), still N(0, 1)
-    in every frame. Noise that frames share is PYoCo's, 2305.10474; what moves a head is smooth. A = √K is symmetric: no frame is special.
-    The mouth's places get mouth · ε. Noise is what a sample has beyond its condition; there the sound decides, and noise only shakes the lips.
-    """
-    alike = eps.clone()
-    if smooth:
-        f = torch.arange(eps.shape[1], dtype=torch.float64)
-        values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
-        root = vectors * values.clamp_min(0).sqrt() @ vectors.T                # rounding makes the smallest eigenvalues negative
-        with torch.autocast(eps.device.type, enabled=False):                   # noise stays exact under --bf16
-            alike = torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
-    alike[..., *MOUTH] = mouth * eps[..., *MOUTH]
-    return alike
-
 
 def rollout(student, cond, noise, taus, renoise="fresh"):
     """The student's sampler: x_T = ε; x̂0 = G(x_τ, τ); x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0 is returned. TurboTalk, stage 1.
@@ -148,14 +130,14 @@ def fake_loss(fake, x0_hat, cond, t, eps):
 # ---------------------------------------------------------------- the student as a model
 
 def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, mouth_noise=1.0):
-    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, of which student_noise makes the student's."""
+    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, of which shape_noise makes the student's."""
     with torch.no_grad():
-        return rollout(student, cond, lambda: student_noise(noise(), smooth, mouth_noise), trailing_timesteps(steps)[:-1], renoise)
+        return rollout(student, cond, lambda: shape_noise(noise(), smooth, mouth_noise), trailing_timesteps(steps)[:-1], renoise)
 
 
 def sampling_settings(made):
     """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it."""
-    return {name: made[key] for key, name in (("target_steps", "steps"), ("renoise", "renoise"), ("smooth", "smooth"), ("mouth_noise", "mouth_noise")) if key in made}
+    return {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise") if key in made}
 
 
 def student_sampler(student, made, **given):
@@ -191,7 +173,7 @@ def inherit(cfg, made):
 
 
 def check_noise(cfg):
-    """Raises ValueError if the settings of student_noise make no sense."""
+    """Raises ValueError if the settings of shape_noise make no sense."""
     if not (cfg.smooth >= 0 and cfg.mouth_noise >= 0):
         raise ValueError(f"--smooth and --mouth-noise must be 0 or more, got {cfg.smooth} and {cfg.mouth_noise}")
 
@@ -262,7 +244,7 @@ def train(cfg, resume=False):
         """The condition of a batch, and the student's answer to it after k of its steps, k drawn."""
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
-        own = lambda: student_noise(noise(real), cfg.smooth, cfg.mouth_noise)
+        own = lambda: shape_noise(noise(real), cfg.smooth, cfg.mouth_noise)
         if cfg.simulate == "backward":
             return cond, rollout(student, cond, own, taus[:k], cfg.renoise)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets

@@ -25,9 +25,9 @@ from torch import nn
 
 from autoencoder import load_autoencoder
 from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from distill_stage1 import check_noise, inherit, load_stage1, look, material, rollout, student_noise, student_sampler, update
+from distill_stage1 import check_noise, inherit, load_stage1, look, material, rollout, student_sampler, update
 from latents import contact_sheet
-from teacher import T, UNet, hold_context, load_teacher, trailing_timesteps, trainable
+from teacher import T, UNet, hold_context, load_teacher, shape_noise, trailing_timesteps, trainable
 
 
 @dataclass
@@ -214,7 +214,7 @@ def train(cfg, resume=False):
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
-        own = lambda: student_noise(noise(), cfg.smooth, cfg.mouth_noise)     # the student's
+        own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise)     # the student's
         last = draw_last(before, n, draw, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):

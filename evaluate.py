@@ -33,7 +33,7 @@ from distill_stage1 import load_stage1, student_sampler
 from distill_stage2 import load_stage2
 from latents import Cond
 from sample import CHUNK, CONTEXT, generate_latents, toy_portrait
-from teacher import ddim_sample, load_teacher
+from teacher import NOISE, ddim_sample, load_teacher
 from tiny_data import FIRST_SEED, faces, speech
 
 AT_ONCE = 8              # videos that are generated together
@@ -89,8 +89,9 @@ def models(folder, device):
     folder, rows = Path(folder), []
     if (folder / "teacher.pt").exists():
         teacher, _ = load_teacher(folder / "teacher.pt", device)            # a name of its own: the samplers look it up when they are called
-        ddim = lambda **settings: lambda cond, noise: ddim_sample(teacher, cond, noise(), **settings)
+        ddim = lambda **settings: lambda cond, noise: ddim_sample(teacher, cond, noise(), **NOISE | settings)
         rows += [("teacher", 120, ddim(steps=40)),
+                 ("teacher_plain", 120, ddim(steps=40, smooth=0.0, mouth_noise=1.0)),            # x_T = ε, as in the paper
                  ("teacher_noguide", 40, ddim(steps=40, s_ref=1, s_audio=1)),
                  ("ddim4", 4, ddim(steps=4, s_ref=1, s_audio=1)), ("ddim4_guided", 12, ddim(steps=4)),
                  ("ddim2", 2, ddim(steps=2, s_ref=1, s_audio=1)), ("ddim2_guided", 6, ddim(steps=2)),

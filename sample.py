@@ -39,14 +39,14 @@ from common import one_line_errors, pick_device
 from distill_stage1 import few_step_sample, load_stage1, sampling_settings
 from distill_stage2 import load_stage2
 from latents import Cond
-from teacher import S_AUDIO, S_REF, STEPS, Config, ddim_sample, load_teacher
+from teacher import NOISE, S_AUDIO, S_REF, STEPS, Config, ddim_sample, load_teacher
 from tiny_data import faces
 
 HERE = Path(__file__).resolve().parent
 CHUNK, CONTEXT = Config.frames, Config.context   # 16 frames that the network sees at once; 4 of these may be given by the chunk before
 CAPTION = 28     # pixels of the line under the pictures of --compare
 MODELS = {  # name: its loader, sampler(model, cond, noise, **settings) -> x0, the sampler's settings; weights: checkpoints/<name>.pt
-    "teacher": (load_teacher, lambda model, cond, noise, **k: ddim_sample(model, cond, noise(), **k), dict(steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO)),
+    "teacher": (load_teacher, lambda model, cond, noise, **k: ddim_sample(model, cond, noise(), **k), dict(steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, **NOISE)),
     "stage1": (load_stage1, few_step_sample, dict(steps=4)),
     "stage2": (load_stage2, few_step_sample, dict(steps=1)),
 }
@@ -258,6 +258,8 @@ def parse_args(argv):
     parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40, stage1 4, stage2 1)")
     parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help=f"of the portrait (default, teacher: {S_REF})")
     parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help=f"of the sound (default, teacher: {S_AUDIO})")
+    parser.add_argument("--smooth", type=number(float, 0, 100), metavar="FRAMES", help=f"over which the noise is alike, 0 = none (default: as trained; teacher {NOISE['smooth']})")
+    parser.add_argument("--mouth-noise", type=number(float, 0, 10), metavar="S", help=f"its strength at the mouth, 1 = as elsewhere (default: as trained; teacher {NOISE['mouth_noise']})")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
     parser.add_argument("--size", type=even, default=256, metavar="PIXELS", help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)")
     parser.add_argument("--upscale", choices=["smooth", "nearest"], default="smooth", help="nearest shows the true pixels (default: smooth)")
@@ -269,8 +271,8 @@ def parse_args(argv):
 def make_sampler(name, args, device, evaluations):
     """A model of MODELS -> sample(cond, noise) -> x0; `evaluations` gathers the batch of every call: guidance is three in one."""
     loader, sampler, settings = MODELS[name]
-    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio") if getattr(args, k) is not None}
-    if given.keys() - settings.keys():
+    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio", "smooth", "mouth_noise") if getattr(args, k) is not None}
+    if {"s_ref", "s_audio"} & given.keys() - settings.keys():
         raise ValueError(f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out")
     model, config = loader(HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device)
     if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
@@ -288,8 +290,8 @@ def main(argv=None):
         args, seconds = parse_args(argv), Counter()
         names = [args.model or "stage2"]
         if args.compare:
-            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio)):
-                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps and --guidance-... out")
+            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio, args.smooth, args.mouth_noise)):
+                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps, --guidance-..., --smooth and --mouth-noise out")
             names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
             if not names:
                 raise ValueError(f"no model's weights in {HERE / 'checkpoints'}: train them first (see README)")

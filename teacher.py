@@ -65,6 +65,7 @@ T = 1000
 MOUTH = slice(4, 7), slice(2, 6)       # latent rows and columns in which the mouth lies, whatever the head does
 BLOCKS = ("down1", "down2", "mid1", "mid2", "up1", "up2")
 STEPS, S_REF, S_AUDIO = 40, 1.1, 2.0    # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
+NOISE = dict(smooth=0.7, mouth_noise=0.0)          # and its x_T: shape_noise
 
 
 # ---------------------------------------------------------------- the equations
@@ -118,6 +119,26 @@ def trailing_timesteps(steps):
     if steps < 1:
         raise ValueError(f"the sampler needs at least one step, got {steps}")
     return [T * (steps - i) / steps for i in range(steps + 1)]
+
+
+def shape_noise(eps, smooth, mouth_noise):
+    """A sampler's ε -> ε', alike over ℓ = smooth frames and mouth_noise times as strong at the mouth. (B, F, C, H, W). (0, 1) leaves ε as it is.
+
+    Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): a Gaussian process (Rasmussen & Williams, eq. 4.9), still N(0, 1)
+    in every frame. What moves a head is smooth, and slow noise decides slow motion (FreeInit, 2312.07537; frames share noise in PYoCo, too,
+    2305.10474). A = √K is symmetric: no frame is special.
+    The mouth's places get mouth_noise · ε. Noise is what a sample has beyond its condition: there the sound decides, and noise only shakes the
+    lips. (Less noise, less variety, better samples: the truncation trick of BigGAN, 1809.11096, here in one place only.)
+    """
+    shaped = eps.clone()
+    if smooth:
+        f = torch.arange(eps.shape[1], dtype=torch.float64)
+        values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
+        root = vectors * values.clamp_min(0).sqrt() @ vectors.T                # rounding makes the smallest eigenvalues negative
+        with torch.autocast(eps.device.type, enabled=False):                   # noise stays exact under --bf16
+            shaped = torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
+    shaped[..., *MOUTH] = mouth_noise * eps[..., *MOUTH]
+    return shaped
 
 
 def guide(v_none, v_ref, v_full, s_ref, s_audio):
@@ -262,13 +283,15 @@ def guided_v(model, xt, t, cond, s_ref, s_audio):
 
 
 @torch.no_grad()
-def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
+def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, smooth=0.0, mouth_noise=1.0):
     """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without.
+    x_T = shape_noise(ε, smooth, mouth_noise): ε itself by default, NOISE where the teacher is used.
 
     The places of context frames hold their true latents, noised to the same t, as in training: what the network answers there
     is nothing that it was taught. They are returned as given.
     """
-    x, ts = eps, trailing_timesteps(steps)
+    eps, ts = shape_noise(eps, smooth, mouth_noise), trailing_timesteps(steps)
+    x = eps
     for t, s in zip(ts, ts[1:]):
         t, s = torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)
         x = hold_context(ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s), cond, eps, s)
@@ -311,7 +334,7 @@ def train(cfg, resume=False):
     if videos.phones and cfg.sound_steps:                                     # a frozen listener, as wav2vec 2.0 is in the models that the paper
         model.audio.requires_grad_(False)                                     # distils: while pictures are noise, training would silence it
     ema = deepcopy(model).requires_grad_(False)
-    looks = [lambda cond, noise: ddim_sample(ema, cond, noise()), lambda cond, noise: ddim_sample(ema, cond, noise(), 1, 1, 1)]
+    looks = [lambda cond, noise: ddim_sample(ema, cond, noise(), **NOISE), lambda cond, noise: ddim_sample(ema, cond, noise(), 1, 1, 1, **NOISE)]
     print(f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}")
 
     # 4 optimiser

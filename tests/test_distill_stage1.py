@@ -11,10 +11,10 @@ import autoencoder
 import distill_stage1 as stage1
 import latents
 import teacher
-from distill_stage1 import sampling_settings, dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout, student_noise
+from distill_stage1 import sampling_settings, dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout
 from helpers import SHIPPED, condition, prepare, small_unet, train_with_a_power_cut
 from latents import Cond
-from teacher import T, add_noise, alpha_sigma, ddim_sample, hold_context, trailing_timesteps, v_loss, x0_from_v
+from teacher import T, add_noise, alpha_sigma, ddim_sample, hold_context, shape_noise, trailing_timesteps, v_loss, x0_from_v
 
 torch.manual_seed(0)
 SHAPE = (2, 16, 16, 8, 8)
@@ -195,25 +195,6 @@ def test_the_real_score_takes_the_portraits_scale_first_and_the_sounds_second():
     assert_close(real_score(Teacher(), xt, t, condition(), 1.5, 3.0), -torch.full(SHAPE, 31.5))      # at T, x̂0 = −v
 
 
-def test_the_students_noise_stays_normal_is_alike_over_its_length_and_weak_at_the_mouth():
-    eps = torch.randn(200, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    smooth = student_noise(eps, 3.0, 1.0)
-    assert_close(smooth.std((0, 2, 3, 4)), torch.ones(16), rtol=0, atol=0.02)
-    brow = smooth[..., :4, :]
-    for lag in (1, 3, 6):
-        assert_close((brow[:, lag:] * brow[:, :-lag]).mean().item(), math.exp(-lag ** 2 / 18), rtol=0, atol=0.03)
-    assert_close(student_noise(eps.flip(1), 3.0, 1.0), smooth.flip(1))              # no frame is special
-    assert_close(student_noise(eps[:, :1], 3.0, 1.0), eps[:, :1])
-    for length in (0.0, 3.0):                                                       # at the mouth it is independent, and as strong as asked
-        weak = student_noise(eps, length, 0.25)
-        assert_close(weak[..., *teacher.MOUTH], 0.25 * eps[..., *teacher.MOUTH], rtol=0, atol=0)
-        assert_close(weak[..., :4, :], student_noise(eps, length, 1.0)[..., :4, :], rtol=0, atol=0)
-    before = eps.clone()
-    assert_close(student_noise(eps, 0.0, 1.0), before, rtol=0, atol=0)              # the paper's
-    student_noise(eps, 0.0, 0.0)
-    assert_close(eps, before, rtol=0, atol=0)                                       # what it is given stays as it is
-
-
 def test_every_noise_of_the_student_is_its_own():
     class Spy(nn.Module):
         seen = []
@@ -223,8 +204,8 @@ def test_every_noise_of_the_student_is_its_own():
     spy, first, second = Spy(), torch.randn(SHAPE), torch.randn(SHAPE)
     draws = iter([first, second])
     few_step_sample(spy, condition(), lambda: next(draws), 2, smooth=3.0, mouth_noise=0.0)       # at T it answers x̂0 = 0, so its second input is σ ε'
-    assert_close(spy.seen[0], student_noise(first, 3.0, 0.0))
-    assert_close(spy.seen[1], add_noise(torch.zeros(SHAPE), student_noise(second, 3.0, 0.0), torch.full((2,), T / 2)))
+    assert_close(spy.seen[0], shape_noise(first, 3.0, 0.0))
+    assert_close(spy.seen[1], add_noise(torch.zeros(SHAPE), shape_noise(second, 3.0, 0.0), torch.full((2,), T / 2)))
 
 
 def test_a_student_is_sampled_as_it_was_trained():

@@ -15,9 +15,10 @@ from scipy.io import wavfile
 import sample
 from audio_features import FRAME, SR, audio_windows, load_audio, log_mel
 from autoencoder import AutoEncoder, load_autoencoder
-from common import save_checkpoint
+from common import load_checkpoint, save_checkpoint
+from latents import Cond
 from sample import generate_latents, speak, toy_portrait
-from teacher import UNet, ddim_sample, load_teacher
+from teacher import NOISE, S_AUDIO, S_REF, UNet, ddim_sample, load_teacher
 from tiny_data.clips import load_frames
 
 REF = torch.zeros(1, 16, 8, 8)
@@ -147,6 +148,23 @@ def test_the_seed_determines_the_frames(folder):
     assert (first == frames(0)).all()
     for other in (frames(1), frames(0, portrait=2_000_001), frames(0, mel=-np.ones((80, 64), np.float32))):
         assert (first != other).mean() > 0.05
+
+
+def test_the_noise_is_shaped_as_asked_else_as_trained_else_as_the_teachers(folder):
+    cond = Cond(REF, torch.randn(1, 16, 20, 64), torch.zeros(1, 16, *REF.shape[1:]), torch.zeros(1, 16))
+    eps = torch.randn(1, 16, 16, 8, 8)
+    trained = dict(smooth=5.0, mouth_noise=0.25)
+    weights = load_checkpoint(folder / "teacher.pt", "teacher")["model"]
+    save_checkpoint(folder / "student.pt", kind="stage1", config={"channels": 16, **trained}, model=weights)
+    for name, file, flags, wanted in (("teacher", "teacher.pt", [], NOISE), ("stage1", "student.pt", [], trained),
+                                      ("stage1", "student.pt", ["--smooth", "0", "--mouth-noise", "1"], dict(smooth=0.0, mouth_noise=1.0)),
+                                      ("teacher", "teacher.pt", ["--smooth", "2"], {**NOISE, "smooth": 2.0})):
+        args = sample.parse_args(["--steps", "1", "--weights", str(folder / file), *flags])
+        made = sample.make_sampler(name, args, torch.device("cpu"), [])(cond, lambda: eps)
+        model = load_teacher(folder / "teacher.pt")[0]
+        guidance = () if name == "stage1" else (S_REF, S_AUDIO)
+        expected = ddim_sample(model, cond, eps, 1, *guidance or (1, 1), **wanted)
+        torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
 
 
 # ---- files ----
