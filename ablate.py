@@ -91,7 +91,7 @@ def main(argv=None):
     parser.add_argument("--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)")
     parser.add_argument("--seeds", type=int, default=1, help="training seeds of each variant (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=0.2, help="share of distill_stage2.py's updates in phase 1; the phases before it are whole (default: %(default)s)")
-    parser.add_argument("--clips", type=int, default=16, help="held-out clips of 28 frames (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=96, help="held-out clips of 28 frames (default: %(default)s)")
     parser.add_argument("--metrics", default="checkpoints/metrics.pt", help="the judges (default: %(default)s)")
     parser.add_argument("--out", default="out/ablate")
     parser.add_argument("--bf16", action="store_true", help="networks in bfloat16")
