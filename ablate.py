@@ -31,7 +31,7 @@ VARIANTS = {  # what differs from the Config of distill_stage2.py
     "vanilla": dict(gan="vanilla"),
     "no_penalty": dict(penalty=0.0),
     "self_compare_0.1": dict(self_compare=0.1),
-    "self_compare_2": dict(self_compare=2.0),
+    "self_compare_0.5": dict(self_compare=0.5),
     "self_compare_8": dict(self_compare=8.0),
 }
 SHOWN = ("jaw_corr", "width_corr", "round_corr", "sync_c", "fid", "fvd", "head_std_ratio", "blink_rate_ratio", "identity", "frame_change_ratio")

@@ -9,7 +9,7 @@ x0_real is the frozen teacher with guidance; x0_fake a copy of it that is traine
 what the student makes now. Where the two agree, the student's samples are distributed as the teacher's, and g vanishes.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
-    python distill_stage1.py                     54 minutes on one CPU core, other runs beside it (AVX2; torch 2.13.0)
+    python distill_stage1.py                     41 minutes on one CPU core, other runs beside it (AVX-512; torch 2.13.0)
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
     python distill_stage1.py --target-steps 1 --steps 400 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.

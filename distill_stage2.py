@@ -11,7 +11,7 @@ the data and the N-step student, and keeps the game even. D starts from the same
 old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
-    python distill_stage2.py                     17 minutes on one CPU core, another run beside it (AVX2; torch 2.13.0)
+    python distill_stage2.py                     8 minutes on one CPU core, another run beside it (AVX-512; torch 2.13.0)
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
@@ -57,7 +57,7 @@ class Config:
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
-    self_compare: float = 0.5    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
+    self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
     penalty: float = 100.0       # ablation: λ of the gradient penalties; 0 = none
     sigma: float = 0.1           # ablation: σ of their noise; λ and σ together act like R1 with γ = 2 λ σ²
