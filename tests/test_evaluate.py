@@ -12,7 +12,7 @@ from autoencoder import load_autoencoder
 from common import save_checkpoint
 from helpers import SHIPPED, small_unet
 from latents import Cond
-from teacher import UNet, ddim_sample
+from teacher import NOISE, UNet, ddim_sample
 from tiny_data import FIRST_SEED, SPLITS
 
 CPU = torch.device("cpu")
@@ -104,12 +104,12 @@ def test_diversity_is_the_spread_over_seeds():
 def test_every_row_samples_from_its_own_checkpoint(tmp_path):
     """Once, the students' weights took the teacher's place in the teacher's rows."""
     for seed, name in enumerate(("teacher", "stage1", "stage2", "direct1")):
-        save_checkpoint(tmp_path / f"{name}.pt", kind="stage1" if name == "direct1" else name, config={"channels": 16}, model=small_unet(seed).state_dict())
+        save_checkpoint(tmp_path / f"{name}.pt", kind="stage1" if name == "direct1" else name, config={"channels": 16, **NOISE}, model=small_unet(seed).state_dict())
     noise = torch.randn(1, 16, 16, 8, 8)
     cond = Cond(torch.randn(1, 16, 8, 8), torch.randn(1, 16, 20, 64), torch.zeros_like(noise), torch.zeros(1, 16))
     made = {name: sampler(cond, lambda: noise) for name, nfe, sampler in evaluate.models(tmp_path, CPU) if nfe == 1}
     for seed, name in enumerate(("ddim1", "stage1_1step", "stage2", "direct1")):
-        torch.testing.assert_close(made[name], ddim_sample(small_unet(seed), cond, noise, 1, 1, 1), rtol=0, atol=1e-4)
+        torch.testing.assert_close(made[name], ddim_sample(small_unet(seed), cond, noise, 1, 1, 1, **NOISE), rtol=0, atol=1e-4)
         assert all((made[name] - other).abs().mean() > 0.1 for key, other in made.items() if key != name)
 
 
