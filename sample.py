@@ -272,7 +272,7 @@ def make_sampler(name, args, device, evaluations):
     """A model of MODELS -> sample(cond, noise) -> x0; `evaluations` gathers the batch of every call: guidance is three in one."""
     loader, sampler, settings = MODELS[name]
     given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio", "smooth", "mouth_noise") if getattr(args, k) is not None}
-    if {"s_ref", "s_audio"} & given.keys() - settings.keys():
+    if "s_ref" not in settings and {"s_ref", "s_audio"} & given.keys():
         raise ValueError(f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out")
     model, config = loader(HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device)
     if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):

@@ -290,8 +290,8 @@ def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, smo
     The places of context frames hold their true latents, noised to the same t, as in training: what the network answers there
     is nothing that it was taught. They are returned as given.
     """
-    eps, ts = shape_noise(eps, smooth, mouth_noise), trailing_timesteps(steps)
-    x = eps
+    x = eps = shape_noise(eps, smooth, mouth_noise)
+    ts = trailing_timesteps(steps)
     for t, s in zip(ts, ts[1:]):
         t, s = torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)
         x = hold_context(ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s), cond, eps, s)
