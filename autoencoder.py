@@ -2,17 +2,18 @@
 
     z = (E(x) − mean) / std                      per channel: unit variance over the training frames
     L = ‖D(z + 0.03 n) − x‖² + ‖∇D(z + 0.03 n) − ∇x‖²,      n ~ N(0, 1)
+    then, for the decoder alone, L + 0.1 |ΔD(z + 0.03 n) − Δx|             Δ: from a frame to the next
 
 The noise n makes the decoder smooth: what a diffusion model gets slightly wrong in a latent must not show as flicker. The
 gradient term (differences of neighbouring pixels) keeps eyes and mouth crisp where a pixel loss alone would blur them.
-First both halves learn together; then (--decoder-steps) the encoder, and with it the latents, stays, and the decoder goes on (as was done
-for Stable Diffusion's): half the cost a step, and a diffusion model trained on the latents keeps its value.
+First both halves learn together; then the encoder, and with it the latents, stays, and the decoder goes on (as was done for Stable
+Diffusion's) and learns not to flicker: half the cost a step, and a diffusion model trained on the latents keeps its value.
 
     python autoencoder.py --bf16                 22 minutes on one CPU core (AVX-512, AMX; torch 2.13.0)
 Writes checkpoints/autoencoder.pt (the moving average, float16) and out/autoencoder/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,11 +31,13 @@ class Config:
     out: str = "out/autoencoder" # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/autoencoder.pt"  # where the trained network goes
     steps: int = 10000           # optimiser steps of encoder and decoder together
-    decoder_steps: int = 0       # then, of the decoder alone: the latents stay as they are (the shipped one: none)
+    decoder_steps: int = 12000   # then, of the decoder alone, on pairs of neighbouring frames: the latents stay as they are
+    init: str = ""               # an autoencoder, instead of the first phase: its latents stay, its decoder goes on
     batch: int = 32              # frames per step
     lr: float = 1e-3             # peak learning rate (AdamW, cosine decay to zero)
     noise: float = 0.03          # standard deviation of the noise on the latents, in units of theirs
-    gradient: float = 1.0        # weight of the image-gradient term
+    gradient: float = 1.0        # ablation: weight of the image-gradient term
+    change: float = 0.1          # ablation: weight of the change from frame to frame, in the decoder's own steps
     log_every: int = 100         # steps
     save_every: int = 1000       # steps between checkpoints and contact sheets
     seed: int = 0
@@ -99,6 +102,15 @@ def reconstruction_loss(y, x, gradient):
     return d.pow(2).mean() + gradient * (d.diff(dim=2).pow(2).mean() + d.diff(dim=3).pow(2).mean())
 
 
+def change_loss(y, x):
+    """mean |(y' − y) − (x' − x)| for pairs of neighbouring frames, (2 N, 3, H, W), x_0, x_0', x_1, x_1' ... -> scalar.
+
+    Errors that come and go are seen as flicker, most of all where nothing moves: there the square would hardly count them.
+    """
+    d = y - x
+    return (d[1::2] - d[::2]).abs().mean()
+
+
 def psnr(y, x):
     """Peak signal-to-noise ratio of frames in [-1, 1], (N, 3, H, W) -> (N,) dB: 10 log10(1 / mean squared error on [0, 1])."""
     return -10 * ((y.clamp(-1, 1) - x) / 2).pow(2).mean((1, 2, 3)).clamp_min(1e-12).log10()
@@ -147,6 +159,11 @@ def load_autoencoder(path="checkpoints/autoencoder.pt", device="cpu"):
 
 
 def train(cfg, resume=False):
+    if cfg.init:
+        cfg = replace(cfg, steps=0)
+    if cfg.decoder_steps and cfg.batch % 2 or not cfg.steps + cfg.decoder_steps:
+        raise ValueError(f"--batch must be even, for pairs of frames, got {cfg.batch}" if cfg.batch % 2 else "--init without --decoder-steps has nothing to do")
+
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)
@@ -157,6 +174,8 @@ def train(cfg, resume=False):
 
     # 3 networks
     model = AutoEncoder().to(device, memory_format=torch.channels_last)
+    if cfg.init:
+        model.load_state_dict(load_autoencoder(cfg.init, device).state_dict())
     ema = deepcopy(model).requires_grad_(False)
     print(f"encoder {sum(p.numel() for p in model.encoder.parameters()) / 1e6:.2f} M, decoder "
           f"{sum(p.numel() for p in model.decoder.parameters()) / 1e6:.2f} M parameters, {len(frames)} frames, {device}")
@@ -174,7 +193,12 @@ def train(cfg, resume=False):
         if step == cfg.steps:                                         # phase 2 starts from the average, with fresh moments
             model.load_state_dict(ema.state_dict())
             optimiser.state.clear()
-        x = to_pixels(frames[torch.randint(len(frames), (cfg.batch,), generator=generator).numpy()], device)      # batch
+        if alone:                                                                                             # batch
+            first = torch.randint(len(frames) - 1, (cfg.batch // 2, 1), generator=generator)
+            picked = (first + torch.arange(2)).flatten()
+        else:
+            picked = torch.randint(len(frames), (cfg.batch,), generator=generator)
+        x = to_pixels(frames[picked.numpy()], device)
 
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                                     # loss
             with torch.set_grad_enabled(not alone):
@@ -183,6 +207,8 @@ def train(cfg, resume=False):
             noise = torch.randn(z.shape, generator=generator).to(device)
             y = model.decoder(z + cfg.noise * std[:, None, None] * noise).float()
         loss = reconstruction_loss(y, x, cfg.gradient)
+        if alone:
+            loss = loss + cfg.change * change_loss(y, x)
 
         optimiser.zero_grad(set_to_none=True)                                                                   # step
         loss.backward()

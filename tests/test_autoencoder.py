@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 import autoencoder
-from autoencoder import AutoEncoder, load_autoencoder, mouth_box, psnr, reconstruction_loss, to_pixels, to_uint8, validate
+from autoencoder import AutoEncoder, change_loss, load_autoencoder, mouth_box, psnr, reconstruction_loss, to_pixels, to_uint8, validate
 from tiny_data import Videos, make_video
 from tiny_data.faces import MOTION, identity, render
 
@@ -26,6 +26,14 @@ def test_loss_is_zero_for_equal_frames_and_a_flat_error_has_no_gradient_term():
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     assert reconstruction_loss(x, x, 1.0) == 0
     assert_close(reconstruction_loss(x + 0.5, x, 1.0), torch.tensor(0.25, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_change_loss_counts_errors_that_come_and_go_within_a_pair_and_no_others():
+    x = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    steady = x + torch.tensor([0.5, 0.5, -0.25, -0.25], dtype=torch.float64)[:, None, None, None]
+    assert_close(change_loss(steady, x), torch.tensor(0.0, dtype=torch.float64), rtol=0, atol=1e-12)
+    flicker = x + torch.tensor([0.0, 0.5, 0.1, 0.0], dtype=torch.float64)[:, None, None, None]
+    assert_close(change_loss(flicker, x), torch.tensor(0.3, dtype=torch.float64), rtol=0, atol=1e-12)       # (0.5 + 0.1) / 2
 
 
 def test_psnr_closed_form():
@@ -75,6 +83,16 @@ def test_resume_equals_no_interruption_in_both_phases_and_the_second_keeps_the_l
     x = torch.randn(1, 3, 64, 64)
     assert_close(half_way.encode(x), whole.encode(x), rtol=0, atol=0)
     assert (half_way.decode(half_way.encode(x)) - whole.decode(whole.encode(x))).abs().max() > 0
+    later, given = autoencoder.train(autoencoder.Config(**small, init="c.pt", out="d", weights="d.pt")), load_autoencoder("c.pt")
+    z = given.encode(x)
+    assert_close(later.encode(x), z, rtol=0, atol=0)
+    assert (later.decode(z) - given.decode(z)).abs().max() > 0
+
+
+@pytest.mark.parametrize("options, message", [(dict(batch=3), "even"), (dict(init="c.pt", decoder_steps=0), "nothing to do")])
+def test_a_run_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        autoencoder.train(autoencoder.Config(**options))
 
 
 @pytest.fixture(scope="module")
