@@ -9,7 +9,7 @@ gradient term (differences of neighbouring pixels) keeps eyes and mouth crisp wh
 First both halves learn together; then the encoder, and with it the latents, stays, and the decoder goes on (as was done for Stable
 Diffusion's) and learns not to flicker: half the cost a step, and a diffusion model trained on the latents keeps its value.
 
-    python autoencoder.py --bf16                 22 minutes on one CPU core (AVX-512, AMX; torch 2.13.0)
+    python autoencoder.py --bf16                 45 minutes on one CPU core (AVX-512, AMX; torch 2.13.0)
 Writes checkpoints/autoencoder.pt (the moving average, float16) and out/autoencoder/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
