@@ -129,10 +129,10 @@ def fake_loss(fake, x0_hat, cond, t, eps):
 
 # ---------------------------------------------------------------- the student as a model
 
-def few_step_sample(student, cond, noise, steps=4, renoise="fresh", **shape):
-    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, of which shape_noise(ε, **shape) makes the student's."""
+def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, mouth_noise=1.0):
+    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, of which shape_noise makes the student's."""
     with torch.no_grad():
-        return rollout(student, cond, lambda: shape_noise(noise(), **shape), trailing_timesteps(steps)[:-1], renoise)
+        return rollout(student, cond, lambda: shape_noise(noise(), smooth, mouth_noise), trailing_timesteps(steps)[:-1], renoise)
 
 
 def sampling_settings(made):
@@ -244,7 +244,7 @@ def train(cfg, resume=False):
         """The condition of a batch, and the student's answer to it after k of its steps, k drawn."""
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
-        own = lambda: shape_noise(noise(real), cfg.smooth, mouth_noise=cfg.mouth_noise)
+        own = lambda: shape_noise(noise(real), cfg.smooth, cfg.mouth_noise)
         if cfg.simulate == "backward":
             return cond, rollout(student, cond, own, taus[:k], cfg.renoise)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets

@@ -259,7 +259,6 @@ def parse_args(argv):
     parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help=f"of the portrait (default, teacher: {S_REF})")
     parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help=f"of the sound (default, teacher: {S_AUDIO})")
     parser.add_argument("--smooth", type=number(float, 0, 100), metavar="FRAMES", help=f"over which the noise is alike, 0 = none (default: as trained; teacher {NOISE['smooth']})")
-    parser.add_argument("--smooth-share", type=number(float, 0, 1), dest="share", metavar="S", help=f"of its variance that is (default: 1; teacher {NOISE['share']})")
     parser.add_argument("--mouth-noise", type=number(float, 0, 10), metavar="S", help=f"its strength at the mouth, 1 = as elsewhere (default: as trained; teacher {NOISE['mouth_noise']})")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
     parser.add_argument("--size", type=even, default=256, metavar="PIXELS", help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)")
@@ -272,7 +271,7 @@ def parse_args(argv):
 def make_sampler(name, args, device, evaluations):
     """A model of MODELS -> sample(cond, noise) -> x0; `evaluations` gathers the batch of every call: guidance is three in one."""
     loader, sampler, settings = MODELS[name]
-    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio", "smooth", "share", "mouth_noise") if getattr(args, k) is not None}
+    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio", "smooth", "mouth_noise") if getattr(args, k) is not None}
     if "s_ref" not in settings and {"s_ref", "s_audio"} & given.keys():
         raise ValueError(f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out")
     model, config = loader(HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device)
@@ -291,8 +290,8 @@ def main(argv=None):
         args, seconds = parse_args(argv), Counter()
         names = [args.model or "stage2"]
         if args.compare:
-            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio, args.smooth, args.share, args.mouth_noise)):
-                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps, --guidance-..., --smooth... and --mouth-noise out")
+            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio, args.smooth, args.mouth_noise)):
+                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps, --guidance-..., --smooth and --mouth-noise out")
             names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
             if not names:
                 raise ValueError(f"no model's weights in {HERE / 'checkpoints'}: train them first (see README)")

@@ -65,7 +65,7 @@ T = 1000
 MOUTH = slice(4, 7), slice(2, 6)       # latent rows and columns in which the mouth lies, whatever the head does
 BLOCKS = ("down1", "down2", "mid1", "mid2", "up1", "up2")
 STEPS, S_REF, S_AUDIO = 40, 1.1, 2.0    # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
-NOISE = dict(smooth=3.0, share=0.45, mouth_noise=0.0)       # and its x_T: shape_noise
+NOISE = dict(smooth=0.7, mouth_noise=0.0)          # and its x_T: shape_noise
 
 
 # ---------------------------------------------------------------- the equations
@@ -121,20 +121,19 @@ def trailing_timesteps(steps):
     return [T * (steps - i) / steps for i in range(steps + 1)]
 
 
-def shape_noise(eps, smooth=0.0, share=1.0, mouth_noise=1.0):
-    """A sampler's ε -> ε': a share of its variance alike over ℓ = smooth frames, mouth_noise times as strong at the mouth. (B, F, C, H, W).
+def shape_noise(eps, smooth, mouth_noise):
+    """A sampler's ε -> ε', alike over ℓ = smooth frames and mouth_noise times as strong at the mouth. (B, F, C, H, W). (0, 1) leaves ε as it is.
 
-    Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = share · exp(−(f − g)² / 2ℓ²) + (1 − share) · [f = g]: a Gaussian process (Rasmussen &
-    Williams, eq. 4.9), still N(0, 1) in every frame. What moves a head is smooth, and slow noise decides slow motion (FreeInit, 2312.07537;
-    frames share a part of their noise in PYoCo, too, 2305.10474). A = √K is symmetric: no frame is special.
-    The mouth's places get mouth_noise · ε: (0, any, 1) leaves ε as it is. Noise is what a sample has beyond its condition: there the sound decides, and noise only shakes the
+    Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): a Gaussian process (Rasmussen & Williams, eq. 4.9), still N(0, 1)
+    in every frame. What moves a head is smooth, and slow noise decides slow motion (FreeInit, 2312.07537; frames share noise in PYoCo, too,
+    2305.10474). A = √K is symmetric: no frame is special.
+    The mouth's places get mouth_noise · ε. Noise is what a sample has beyond its condition: there the sound decides, and noise only shakes the
     lips. (Less noise, less variety, better samples: the truncation trick of BigGAN, 1809.11096, here in one place only.)
     """
     shaped = eps.clone()
     if smooth:
         f = torch.arange(eps.shape[1], dtype=torch.float64)
         values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
-        values = share * values + 1 - share                                    # of K: the identity only shifts them
         root = vectors * values.clamp_min(0).sqrt() @ vectors.T                # rounding makes the smallest eigenvalues negative
         with torch.autocast(eps.device.type, enabled=False):                   # noise stays exact under --bf16
             shaped = torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
@@ -284,14 +283,14 @@ def guided_v(model, xt, t, cond, s_ref, s_audio):
 
 
 @torch.no_grad()
-def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, **shape):
+def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, smooth=0.0, mouth_noise=1.0):
     """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without.
-    x_T = shape_noise(ε, **shape): ε itself by default, with NOISE where the teacher is used.
+    x_T = shape_noise(ε, smooth, mouth_noise): ε itself by default, NOISE where the teacher is used.
 
     The places of context frames hold their true latents, noised to the same t, as in training: what the network answers there
     is nothing that it was taught. They are returned as given.
     """
-    x = eps = shape_noise(eps, **shape)
+    x = eps = shape_noise(eps, smooth, mouth_noise)
     ts = trailing_timesteps(steps)
     for t, s in zip(ts, ts[1:]):
         t, s = torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)

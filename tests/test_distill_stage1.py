@@ -204,8 +204,8 @@ def test_every_noise_of_the_student_is_its_own():
     spy, first, second = Spy(), torch.randn(SHAPE), torch.randn(SHAPE)
     draws = iter([first, second])
     few_step_sample(spy, condition(), lambda: next(draws), 2, smooth=3.0, mouth_noise=0.0)       # at T it answers x̂0 = 0, so its second input is σ ε'
-    assert_close(spy.seen[0], shape_noise(first, 3.0, mouth_noise=0.0))
-    assert_close(spy.seen[1], add_noise(torch.zeros(SHAPE), shape_noise(second, 3.0, mouth_noise=0.0), torch.full((2,), T / 2)))
+    assert_close(spy.seen[0], shape_noise(first, 3.0, 0.0))
+    assert_close(spy.seen[1], add_noise(torch.zeros(SHAPE), shape_noise(second, 3.0, 0.0), torch.full((2,), T / 2)))
 
 
 def test_a_student_is_sampled_as_it_was_trained():

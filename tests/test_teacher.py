@@ -123,30 +123,27 @@ def test_one_ddim_step_returns_the_mean_of_the_data_whatever_the_noise():
 
 def test_shaped_noise_stays_normal_is_alike_over_its_length_and_weak_at_the_mouth():
     eps = torch.randn(200, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    smooth = shape_noise(eps, 3.0)
+    smooth = shape_noise(eps, 3.0, 1.0)
     assert_close(smooth.std((0, 2, 3, 4)), torch.ones(16), rtol=0, atol=0.02)
     brow = smooth[..., :4, :]
-    part = shape_noise(eps, 3.0, 0.4)[..., :4, :]                                  # a share of the variance is alike, the rest independent
-    assert_close(part.std(), torch.tensor(1.0), rtol=0, atol=0.02)
     for lag in (1, 3, 6):
         assert_close((brow[:, lag:] * brow[:, :-lag]).mean().item(), math.exp(-lag ** 2 / 18), rtol=0, atol=0.03)
-        assert_close((part[:, lag:] * part[:, :-lag]).mean().item(), 0.4 * math.exp(-lag ** 2 / 18), rtol=0, atol=0.03)
-    assert_close(shape_noise(eps.flip(1), 3.0), smooth.flip(1))              # no frame is special
-    assert_close(shape_noise(eps[:, :1], 3.0), eps[:, :1])
+    assert_close(shape_noise(eps.flip(1), 3.0, 1.0), smooth.flip(1))              # no frame is special
+    assert_close(shape_noise(eps[:, :1], 3.0, 1.0), eps[:, :1])
     for length in (0.0, 3.0):                                                       # at the mouth it is independent, and as strong as asked
-        weak = shape_noise(eps, length, mouth_noise=0.25)
+        weak = shape_noise(eps, length, 0.25)
         assert_close(weak[..., *MOUTH], 0.25 * eps[..., *MOUTH], rtol=0, atol=0)
-        assert_close(weak[..., :4, :], shape_noise(eps, length)[..., :4, :], rtol=0, atol=0)
+        assert_close(weak[..., :4, :], shape_noise(eps, length, 1.0)[..., :4, :], rtol=0, atol=0)
     before = eps.clone()
-    assert_close(shape_noise(eps), before, rtol=0, atol=0)              # the paper's
-    shape_noise(eps, mouth_noise=0.0)
+    assert_close(shape_noise(eps, 0.0, 1.0), before, rtol=0, atol=0)              # the paper's
+    shape_noise(eps, 0.0, 0.0)
     assert_close(eps, before, rtol=0, atol=0)                                       # what it is given stays as it is
 
 
 def test_the_sampler_starts_from_shaped_noise():
     spy, eps = Spy(), torch.randn(1, 16, 16, 8, 8)
-    ddim_sample(spy, condition(1), eps, 1, 1, 1, smooth=2.0, share=0.4, mouth_noise=0.5)
-    assert_close(spy.seen[0], shape_noise(eps, 2.0, 0.4, 0.5))
+    ddim_sample(spy, condition(1), eps, 1, 1, 1, smooth=2.0, mouth_noise=0.5)
+    assert_close(spy.seen[0], shape_noise(eps, 2.0, 0.5))
 
 
 # ---- guidance and evaluations
