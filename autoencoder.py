@@ -161,8 +161,10 @@ def load_autoencoder(path="checkpoints/autoencoder.pt", device="cpu"):
 def train(cfg, resume=False):
     if cfg.init:
         cfg = replace(cfg, steps=0)
-    if cfg.decoder_steps and cfg.batch % 2 or not cfg.steps + cfg.decoder_steps:
-        raise ValueError(f"--batch must be even, for pairs of frames, got {cfg.batch}" if cfg.batch % 2 else "--init without --decoder-steps has nothing to do")
+    if not cfg.steps + cfg.decoder_steps:
+        raise ValueError("--init without --decoder-steps has nothing to do")
+    if cfg.decoder_steps and cfg.batch % 2:
+        raise ValueError(f"--batch must be even, for pairs of frames, got {cfg.batch}")
 
     # 1 seed and device
     torch.manual_seed(cfg.seed)
