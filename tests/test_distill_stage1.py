@@ -298,10 +298,22 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
 
 
 @pytest.mark.parametrize("flag", [dict(target_steps=1), dict(s_ref=1.0, s_audio=1.0), dict(simulate="data"), dict(renoise="ddim"), dict(init="random"),
-                                  dict(fake_updates=0), dict(smooth=0.0), dict(mouth_noise=1.0)])
+                                  dict(fake_updates=0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(score_smooth=0.0), dict(score_mouth=1.0)])
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     other = stage1.train(replace(BASE, **flag))
     assert any((a != b).any() for a, b in zip(usual.parameters(), other.parameters()))
+
+
+def test_both_scores_see_noise_of_the_teachers_shape(workplace, monkeypatch):
+    seen = []
+    monkeypatch.setattr(stage1, "add_noise", lambda x0, eps, t: seen.append(eps) or add_noise(x0, eps, t))
+    stage1.train(replace(BASE, target_steps=1))                       # one step: the student's own sampler adds no noise
+    assert len(seen) == BASE.steps * (1 + BASE.fake_updates)
+    eps = torch.cat(seen)
+    assert (eps[..., *teacher.MOUTH] == 0).all()
+    brow = eps[..., :4, :]
+    assert abs(brow.std() - 1) < 0.02
+    assert abs((brow[:, 1:] * brow[:, :-1]).mean() - math.exp(-1 / (2 * teacher.NOISE["smooth"] ** 2))) < 0.02
 
 
 def test_bfloat16_trains_every_network(workplace, usual):
@@ -323,7 +335,8 @@ def test_while_the_fake_score_warms_up_the_student_stays(workplace):
     assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), teacher.load_teacher("teacher.pt")[0].parameters()))
 
 
-@pytest.mark.parametrize("flag, message", [(dict(simulate="real"), "--simulate must be"), (dict(t_min=0.9, t_max=0.1), "t-min"), (dict(target_steps=0), "target-steps")])
+@pytest.mark.parametrize("flag, message", [(dict(simulate="real"), "--simulate must be"), (dict(t_min=0.9, t_max=0.1), "t-min"), (dict(target_steps=0), "target-steps"),
+                                           (dict(score_mouth=-1.0), "--score-mouth must be 0 or more"), (dict(smooth=-1.0), "--smooth must be 0 or more")])
 def test_a_wrong_switch_is_named(workplace, flag, message):
     with pytest.raises(ValueError, match=message):
         stage1.train(replace(stage1.Config(**SMALL), **flag))
