@@ -298,22 +298,22 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
 
 
 @pytest.mark.parametrize("flag", [dict(target_steps=1), dict(s_ref=1.0, s_audio=1.0), dict(simulate="data"), dict(renoise="ddim"), dict(init="random"),
-                                  dict(fake_updates=0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(score_smooth=0.0), dict(score_mouth=1.0)])
+                                  dict(fake_updates=0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(score_smooth=0.7), dict(score_mouth=0.0)])
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     other = stage1.train(replace(BASE, **flag))
     assert any((a != b).any() for a, b in zip(usual.parameters(), other.parameters()))
 
 
-def test_both_scores_see_noise_of_the_teachers_shape(workplace, monkeypatch):
+def test_both_scores_see_noise_of_the_shape_that_was_asked_for(workplace, monkeypatch):
     seen = []
     monkeypatch.setattr(stage1, "add_noise", lambda x0, eps, t: seen.append(eps) or add_noise(x0, eps, t))
-    stage1.train(replace(BASE, target_steps=1))                       # one step: the student's own sampler adds no noise
+    stage1.train(replace(BASE, target_steps=1, score_smooth=0.7, score_mouth=0.0))      # one step: the student's own sampler adds no noise
     assert len(seen) == BASE.steps * (1 + BASE.fake_updates)
     eps = torch.cat(seen)
     assert (eps[..., *teacher.MOUTH] == 0).all()
     brow = eps[..., :4, :]
     assert abs(brow.std() - 1) < 0.02
-    assert abs((brow[:, 1:] * brow[:, :-1]).mean() - math.exp(-1 / (2 * teacher.NOISE["smooth"] ** 2))) < 0.02
+    assert abs((brow[:, 1:] * brow[:, :-1]).mean() - math.exp(-1 / (2 * 0.7 ** 2))) < 0.02
 
 
 def test_bfloat16_trains_every_network(workplace, usual):
