@@ -213,7 +213,7 @@ class Block(nn.Module):
         x = x.view(-1, frames, height * width, c)                                               # (B, F, H W, c)
         h = self.norm_t(x)
         h = h + self.time_conv(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + self.place_t[:frames, None]
-        h = h.transpose(1, 2).reshape(-1, frames, c)                                            # (B H W, F, c)
+        h = h.transpose(1, 2).contiguous().view(-1, frames, c)                                  # (B H W, F, c): one clip would give a view, slower in nn.Linear
         h = self.out_t(self.attend(*self.qkv_t(h).chunk(3, -1)))
         x = x + h.view(-1, height * width, frames, c).transpose(1, 2)
         return x.reshape(n, height, width, c).permute(0, 3, 1, 2)                               # channels-last in memory
@@ -253,7 +253,7 @@ class UNet(nn.Module):
         x = torch.cat([xt, cond.ref[:, None].expand_as(xt), cond.context, mask], 2).flatten(0, 1)   # (B F, 49, 8, 8)
         angle = t.float()[:, None] / T * torch.exp(torch.linspace(0, math.log(1000), 32, device=t.device))
         emb = self.time(torch.cat([angle.cos(), angle.sin()], 1)).repeat_interleave(f, 0)           # (B F, D)
-        tokens = self.audio(cond.audio.flatten(0, 1).transpose(1, 2)).transpose(1, 2)              # (B F, 5, D / 2)
+        tokens = self.audio(cond.audio.flatten(0, 1).transpose(1, 2)).transpose(1, 2).contiguous() # (B F, 5, D / 2)
         emb = F.silu(emb + self.sound(tokens.flatten(1)))
         tokens = tokens + self.place_a
         x = self.inlet(x.contiguous(memory_format=torch.channels_last))
