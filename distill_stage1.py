@@ -59,8 +59,8 @@ class Config:
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
-    score_smooth: float = 0.0    # ablation: the same two for the noise in which the scores are compared; the teacher is sampled with 0.7
-    score_mouth: float = 1.0     # ablation: and 0
+    score_smooth: float = 0.0    # ablation: as smooth, for the noise in which the scores are compared; 0.7 = as the teacher is sampled
+    score_mouth: float = 1.0     # ablation: as mouth_noise, for that noise; 0 = as the teacher is sampled
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
     t_min: float = 0.02          # ablation: scores are compared at t between t_min T
     t_max: float = 0.98          # ablation: and t_max T
@@ -174,10 +174,10 @@ def inherit(cfg, made):
     return replace(cfg, **size)
 
 
-def check_noise(cfg):
-    """Raises ValueError if the settings of shape_noise make no sense."""
-    for name in ("smooth", "mouth_noise", "score_smooth", "score_mouth"):     # the last two: stage 1 alone
-        if not getattr(cfg, name, 0) >= 0:
+def check_noise(cfg, *names):
+    """Raises ValueError if one of cfg's settings of shape_noise makes no sense."""
+    for name in names:
+        if not getattr(cfg, name) >= 0:
             raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(cfg, name)}")
 
 
@@ -206,7 +206,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(simulate=("backward", "data"), renoise=("fresh", "ddim"), init=("teacher", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {getattr(cfg, name)!r}")
-    check_noise(cfg)
+    check_noise(cfg, "smooth", "mouth_noise", "score_smooth", "score_mouth")
     if not (0 <= cfg.t_min < cfg.t_max <= 1 and cfg.target_steps >= 1):
         raise ValueError(f"0 <= --t-min < --t-max <= 1 and --target-steps >= 1 are wanted, got {cfg.t_min}, {cfg.t_max} and {cfg.target_steps}")
 
