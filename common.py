@@ -36,7 +36,7 @@ def parse(config_class, doc, smoke, argv=None):
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     resume, small = given.pop("resume"), given.pop("smoke")
     for name, value in given.items():
-        least = 1 if name.endswith("_every") or name in ("batch", "frames", "channels", "steps") else 0
+        least = 1 if name.endswith("_every") or name in ("batch", "frames", "channels", "steps", "last_steps") else 0
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not (math.isfinite(value) and value >= least):
             parser.error(f"--{name.replace('_', '-')} must be a finite number >= {least}, got {value}")
     return config_class(**{**(smoke if small else {}), **given}), resume
@@ -135,6 +135,8 @@ def save_checkpoint(path, **content):
     try:
         torch.save(content, temporary)
         os.replace(temporary, path)
+    except RuntimeError as error:                                             # how torch says that it cannot open the file, or that the disk is full
+        raise OSError(f"{path} cannot be written ({str(error).splitlines()[0][:80]})") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -190,8 +192,11 @@ def resume_training(cfg, kind, generator, **parts):
     """
     saved = load_checkpoint(f"{cfg.out}/last.pt", f"{kind} training")
     same_run(cfg, saved["config"], f"{cfg.out}/last.pt")
-    for name, part in parts.items():
-        part.load_state_dict(saved[name])
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+    except (RuntimeError, KeyError, ValueError):                              # ValueError: an optimiser with other groups
+        raise ValueError(f"{cfg.out}/last.pt does not fit this version of the code: start again, or give another --out") from None
     generator.set_state(saved["random"])
     return saved["step"]
 

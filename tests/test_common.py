@@ -42,6 +42,16 @@ def test_checkpoints_round_trip_and_leave_no_temporary_file(tmp_path):
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["c.pt"]
 
 
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(content, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nmore")
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="c.pt cannot be written"):
+        save_checkpoint(tmp_path / "c.pt", kind="thing")
+    assert not any(tmp_path.iterdir())
+
+
 def test_missing_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
     good, cut, foreign = tmp_path / "good.pt", tmp_path / "cut.pt", tmp_path / "foreign.pt"
     save_checkpoint(good, kind="teacher", w=torch.zeros(1000))
@@ -60,6 +70,9 @@ def test_resume_goes_on_with_the_same_run_only_and_says_what_was_other(tmp_path)
     assert resume_training(replace(cfg, lr=0.2), "thing", generator, ema=ema) == 7
     with pytest.raises(ValueError, match="was made with --no-fast: give the same"):
         resume_training(replace(cfg, fast=True), "thing", generator, ema=ema)
+    for other in (dict(ema=torch.nn.Linear(2, 3)), dict(ema=ema, optimiser=torch.optim.SGD(ema.parameters()))):
+        with pytest.raises(ValueError, match="does not fit this version"):
+            resume_training(cfg, "thing", generator, **other)
     saved = torch.load(tmp_path / "last.pt", weights_only=True)
     del saved["config"]["fast"]
     torch.save(saved, tmp_path / "last.pt")

@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import distill_stage2 as stage2
+from common import parse
 from distill_stage1 import few_step_sample, rollout
 from distill_stage2 import Discriminator, disc_loss, draw_last, gen_loss, penalty, phase_timesteps, self_compare_loss, warm_timesteps
 from helpers import condition, prepare, small_unet, train_with_a_power_cut
@@ -244,3 +245,9 @@ def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
 def test_a_wrong_switch_is_named(workplace, flag, message):
     with pytest.raises(ValueError, match=message):
         stage2.train(replace(stage2.Config(**SMALL), **flag))
+
+
+def test_a_run_that_would_make_no_one_step_student_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse(stage2.Config, "", {}, ["--last-steps", "0"])
+    assert "--last-steps must be a finite number >= 1" in capsys.readouterr().err
