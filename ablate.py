@@ -20,6 +20,7 @@ import tiny_data
 from autoencoder import load_autoencoder, to_pixels
 from common import one_line_errors, pick_device
 from distill_stage1 import load_stage1, student_sampler
+from sample import check_chunk
 
 VARIANTS = {  # what differs from the Config of distill_stage2.py
     "full": {},
@@ -52,13 +53,16 @@ def ablate(args):
     base = distill_stage2.Config(**distill_stage2.SMOKE) if args.smoke else distill_stage2.Config()
     base = replace(base, bf16=args.bf16, last_steps=max(1, round(base.last_steps * args.budget)))
     out, device = Path(args.out), pick_device("auto")
-    metrics.load_reader(args.metrics)                                         # complains now, not after the training
+    metrics.load_reader(args.metrics)                                         # these two complain now, not after the training
+    first = load_stage1(base.student, device)
+    check_chunk(first[1])
     for name in wanted:                                                       # train
         for seed in range(args.seeds):
             place = out / f"{name}-{seed}"
             cfg = replace(base, **VARIANTS[name], seed=seed, out=str(place), weights=str(place / "stage2.pt"))
             done, setting = place / "done.json", json.dumps(asdict(cfg) | {"student_changed": Path(cfg.student).stat().st_mtime})
             if not (done.exists() and Path(cfg.weights).exists() and done.read_text() == setting):
+                done.unlink(missing_ok=True)                                  # stopped halfway, it would vouch for other weights
                 distill_stage2.train(cfg)
                 done.write_text(setting)
 
@@ -76,7 +80,6 @@ def ablate(args):
         rows.append({"variant": name, **{k: [float(f[k]) for f in found] for k in SHOWN}})
         pictures.append(frames[0, :16])
 
-    first = load_stage1(base.student, device)
     measure("stage1", [(*first, 4)]), measure("stage1_1step", [(*first, 1)])
     for name in wanted:
         measure(name, [(*distill_stage2.load_stage2(out / f"{name}-{seed}/stage2.pt", device), 1) for seed in range(args.seeds)])

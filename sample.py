@@ -268,6 +268,12 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
+def check_chunk(config):
+    """Raises ValueError if a network, whose Config as a dict this is, was trained on chunks of another length than those it is to sample."""
+    if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
+        raise ValueError(f"these weights were trained with --frames {config['frames']} --context {config['context']}; sampling wants {CHUNK} and {CONTEXT}")
+
+
 def make_sampler(name, args, device, evaluations):
     """A model of MODELS -> sample(cond, noise) -> x0; `evaluations` gathers the batch of every call: guidance is three in one."""
     loader, sampler, settings = MODELS[name]
@@ -275,8 +281,7 @@ def make_sampler(name, args, device, evaluations):
     if "s_ref" not in settings and {"s_ref", "s_audio"} & given.keys():
         raise ValueError(f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out")
     model, config = loader(HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device)
-    if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
-        raise ValueError(f"these weights were trained with --frames {config['frames']} --context {config['context']}; sampling wants {CHUNK} and {CONTEXT}")
+    check_chunk(config)
     model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))
 
     def sample(cond, noise):
@@ -328,7 +333,7 @@ def main(argv=None):
         for name, calls, _, own in runs:
             print(f"{name}: {sum(calls) // chunks} evaluations a chunk, {sum(calls)} in all | denoising {own['denoising']:.2f} s, decoding {own['decoding']:.2f} s")
         making = sum(own["denoising"] + own["decoding"] for *_, own in runs)
-        print(f"writing {sampling - making:.2f} s | first chunk after {seconds['first']:.2f} s | {duration / (sampling + seconds['features']):.2f} x real time")
+        print(f"writing {sampling - making:.2f} s | first chunk after {seconds['features'] + seconds['first']:.2f} s | {duration / (sampling + seconds['features']):.2f} x real time")
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ def small_unet(seed=0):
     return model
 
 
-def prepare(folder, kind=None, videos=0):
-    """Write an untrained ae.pt, an untrained KIND.pt ("teacher", "stage1") and data of a few videos into a folder -> the folder."""
+def prepare(folder, kind=None, videos=0, frames=8):
+    """Write an untrained ae.pt, an untrained KIND.pt ("teacher", "stage1") for clips of so many frames, and data of a few videos into a folder -> the folder."""
     torch.manual_seed(0)
     save_checkpoint(folder / "ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
     if kind:
-        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=dict(channels=16, frames=8, context=4), model=small_unet().state_dict())
+        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=dict(channels=16, frames=frames, context=4), model=small_unet().state_dict())
     if videos:
         tiny_data.load(folder / "data", "train", videos)
     return folder

@@ -29,7 +29,7 @@ def test_unknown_variant_is_named(capsys):
 
 def test_two_variants_end_to_end_and_a_second_run_trains_nothing(tmp_path, monkeypatch):
     """The table is made of the shipped judges' numbers; the networks are untrained."""
-    monkeypatch.chdir(prepare(tmp_path, "stage1", videos=1))
+    monkeypatch.chdir(prepare(tmp_path, "stage1", videos=1, frames=16))
     monkeypatch.setattr(distill_stage2, "SMOKE", {**test_distill_stage2.SMALL, "curriculum": 1, "phase_steps": 0})
     line = ["--smoke", "--variants", "full,hinge", "--clips", "2", "--budget", "1", "--metrics", str(SHIPPED / "metrics.pt"), "--out", "o"]
     ablate.main(line)
@@ -39,3 +39,6 @@ def test_two_variants_end_to_end_and_a_second_run_trains_nothing(tmp_path, monke
     line[line.index("full,hinge")] = "full"
     ablate.main(line)
     assert json.loads(open("o/table.json").read())["rows"] == saved["rows"][:3]
+    with pytest.raises(TypeError):                                            # train is None: as if stopped at once. The weights left there
+        ablate.main([*line, "--bf16"])                                       # are not those of the run that done.json tells of
+    assert not (tmp_path / "o/full-0/done.json").exists()

@@ -158,3 +158,15 @@ def test_bad_arguments_end_with_one_line(place, capsys):
         with pytest.raises(SystemExit) as stop:
             evaluate.main([*common, *wrong])
         assert stop.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_one_video_has_no_other_sentence_to_hear(place):
+    args = evaluate.arguments(["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints"), "--clips", "1", "--frames", "20", "--models", "wrong_audio"])
+    with pytest.raises(ValueError, match="no model wrong_audio"):
+        evaluate.evaluate(args)
+
+
+def test_weights_of_other_chunks_are_refused(tmp_path):
+    save_checkpoint(tmp_path / "teacher.pt", kind="teacher", config=dict(channels=16, frames=24, context=4), model=small_unet().state_dict())
+    with pytest.raises(ValueError, match="trained with --frames 24"):
+        evaluate.models(tmp_path, "cpu")
