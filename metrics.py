@@ -43,7 +43,9 @@ def frechet_distance(mu1, cov1, mu2, cov2):
 
 
 def frechet_of_samples(a, b):
-    """Fréchet distance of the Gaussians fitted to two sets of features, (N, D) and (M, D)."""
+    """Fréchet distance of the Gaussians fitted to two sets of features, (N, D) and (M, D). Raises ValueError for sets of one: they have no covariance."""
+    if min(len(a), len(b)) < 2:
+        raise ValueError("a Fréchet distance wants two clips or more on either side: give more --clips or --frames")
     return frechet_distance(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
 
 

@@ -54,6 +54,8 @@ def test_frechet_distance_is_zero_for_equal_sets_and_a_shift_adds_its_square():
     a = np.random.default_rng(2).normal(size=(300, 16))
     assert metrics.frechet_of_samples(a, a) == pytest.approx(0, abs=1e-9)
     assert metrics.frechet_of_samples(a, a + 0.5) == pytest.approx(16 * 0.25, rel=1e-9)
+    with pytest.raises(ValueError, match="two clips or more"):
+        metrics.frechet_of_samples(a, a[:1])
 
 
 def test_frechet_distance_bears_singular_covariances():
