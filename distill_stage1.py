@@ -1,8 +1,8 @@
 """Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
 
-    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4           (the student's sampler, fresh ε each time: shape_noise)
+    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, 3T/4, T/2, T/4          (the student's sampler, each time a fresh ε' = shape_noise(ε))
     g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 + σ_t ε,   t ~ U[0.02 T, 0.98 T]
-    L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g)
+    L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g, over their number)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
 
 x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise
@@ -96,8 +96,10 @@ def rollout(student, cond, noise, taus, renoise="fresh"):
         if last:
             return x0_hat
         s = torch.as_tensor(taus[i + 1], dtype=torch.float32, device=xt.device).expand(len(xt))
-        given = cond.mask[:, :, None, None, None] > 0
-        eps = noise() if renoise == "fresh" else torch.where(given, first, eps_from_v(xt, v, t))       # given places keep their first ε
+        if renoise == "fresh":
+            eps = noise()
+        else:                                                                 # what v says of given places was never taught: they keep their first ε
+            eps = torch.where(cond.mask[:, :, None, None, None] > 0, first, eps_from_v(xt, v, t))
         xt = add_noise(x0_hat, eps, s)
 
 
@@ -276,8 +278,9 @@ def train(cfg, resume=False):
             row |= dict(g=g.abs().mean().item(), gradient=update(step, "student", student, optimiser, lr, dmd_loss(x0_hat, g, cond.mask)))
             update_ema(ema, student, step - cfg.warm_fake, cfg.ema)           # ema
 
-        for _ in range(cfg.fake_updates):                                     # fake score: after the student, not before. It would know these very
-            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):        # samples by heart, and g would see no crowding in them
+        # fake score: after the student. Had it just been trained on these very samples, it would know them by heart and g would be biased
+        for _ in range(cfg.fake_updates):
+            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
                 loss = fake_loss(fake, x0_hat, cond, T * (1 - uniform()), score_noise(x0_hat))
             update(step, "fake score", fake, fake_optimiser, cfg.fake_lr * decay, loss)
             row["fake_loss"] = row.get("fake_loss", 0.0) + loss.item() / cfg.fake_updates

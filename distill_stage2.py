@@ -2,13 +2,13 @@
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
     ε' = √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                                            (the student's noise; none at the mouth)
-    L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + penalties
+    L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + λ [R(x0) + R(x̂0) + R(x_ref)]
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
-    R(x) = λ mean (D(x) − D(x + σ n))²  on x0 (R1), x̂0 (R2) and x_ref (R3)              (gradient penalties by finite noise)
+    R(x) = mean (D(x) − D(x + σ n))²                                                   (gradient penalties by finite noise: R1, R2, R3)
 
 x0, x̂0 and x_ref share the condition c. x_ref is a 4-step sample of the frozen stage-1 student, drawn with noise of its own: it lies between
-the data and the N-step student, and keeps the game even. D starts from the same student's weights. At the start of a phase the last timestep is drawn between the
-old phase's and the new one's, so that the last step learns to jump further and further.
+the data and the N-step student. D starts from the same student's weights, in each phase again, and learns alone for some iterations; student and moving average go on.
+At the start of a phase the last timestep is drawn between the old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
     python distill_stage2.py                     8 minutes on one CPU core, another run beside it (AVX-512; torch 2.13.0)
@@ -96,7 +96,9 @@ def warm_timesteps(n, i, warm, last):
     the step at T before it, so it starts as a sampler of two steps, whose second one jumps further and further.
     """
     head = phase_timesteps(n)[:-1]
-    return [*(head or ([T] if i < warm else [])), last]
+    if n == 1 and i < warm:
+        head = [T]
+    return [*head, last]
 
 
 def disc_loss(kind, real, fake):
@@ -208,17 +210,17 @@ def train(cfg, resume=False):
     # 6 loop
     for step in range(first, len(plan)):
         before, n, i, updates = plan[step]                                    # the phase before, the phase, the student's update i of how many within it
-        learn, draw = i >= 0, max(i, 0)
+        learn, k = i >= 0, max(i, 0)                                          # while only D learns, the student acts as at its first update
         if i == -cfg.warm_disc and step:                                      # a new phase, a new game: what told 3 steps from the data misjudges 2
             disc.load_state_dict(start)
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
         own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise)     # the student's
-        last = draw_last(before, n, draw, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
+        last = draw_last(before, n, k, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):
-                x0_hat = rollout(student, cond, own, warm_timesteps(n, draw, cfg.curriculum, last), made.get("renoise", "fresh"))
+                x0_hat = rollout(student, cond, own, warm_timesteps(n, k, cfg.curriculum, last), made.get("renoise", "fresh"))
             x_ref = refer(cond, noise)
 
             samples = x0, x0_hat.detach(), x_ref                               # detach: the discriminator must not train the student
@@ -234,13 +236,14 @@ def train(cfg, resume=False):
                    penalty=loss_r, last_t=last.mean(), latent_std=x0_hat.std())
         if learn:
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                    # loss of the student
-                with torch.no_grad():
+                with torch.no_grad():                                         # D has just changed: its values again
                     g_real, g_ref = disc(x0, cond), disc(x_ref, cond)
                 g_fake = disc(x0_hat, cond)
                 loss_g = gen_objective(cfg.gan, g_real, g_ref, g_fake, cfg.self_compare)
             lr = cfg.lr / n * cosine_decay(i / updates) * min(1, (i + 1) / max(1, cfg.warmup))
             update(step, "student", student, optimiser, lr, loss_g)           # step
-            update_ema(ema, student, sum(k >= 0 for _, _, k, _ in plan[:step]), cfg.ema)           # ema
+            done = sum(update >= 0 for _, _, update, _ in plan[:step])
+            update_ema(ema, student, done, cfg.ema)                           # ema
             row["loss_g"] = loss_g
         rows.append({k: v.item() for k, v in row.items()})
 

@@ -2,7 +2,8 @@
 
     x_t = α_t x0 + σ_t ε,    v = α_t ε − σ_t x0,    α_t = cos(πt / 2T),  σ_t = sin(πt / 2T)
     L   = E || v̂(x_t, t, c) − v ||²                             over the frames that are to be generated; the mouth weighs more
-    v̂  = v(∅) + s_ref [v(ref) − v(∅)] + s_audio [v(ref, audio) − v(ref)]                          (guidance, 3 branches)
+    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]                      (guidance, 3 branches)
+    x̂0 = α_t x_t − σ_t v_g,   ε̂ = σ_t x_t + α_t v_g
     x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from t = T down to 0)
 
     python teacher.py                        51 minutes on two CPU cores (AVX2; torch 2.13.0)
@@ -124,8 +125,8 @@ def trailing_timesteps(steps):
 def shape_noise(eps, smooth, mouth_noise):
     """A sampler's ε -> ε', alike over ℓ = smooth frames and mouth_noise times as strong at the mouth. (B, F, C, H, W). (0, 1) leaves ε as it is.
 
-    Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): a Gaussian process (Rasmussen & Williams, eq. 4.9), still N(0, 1)
-    in every frame. What moves a head is smooth, and slow noise decides slow motion (FreeInit, 2312.07537; frames share noise in PYoCo, too,
+    Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): a Gaussian process (Rasmussen & Williams, eq. 4.9), N(0, 1) in
+    every frame as before. What moves a head is smooth, and slow noise decides slow motion (FreeInit, 2312.07537; frames share noise in PYoCo, too,
     2305.10474). A = √K is symmetric: no frame is special.
     The mouth's places get mouth_noise · ε. Noise is what a sample has beyond its condition: there the sound decides, and noise only shakes the
     lips. (Less noise, less variety, better samples: the truncation trick of BigGAN, 1809.11096, here in one place only.)
@@ -275,7 +276,7 @@ def guided_v(model, xt, t, cond, s_ref, s_audio):
     """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels; with both scales at 1 just the full one."""
     if s_ref == 1 and s_audio == 1:
         return model(xt, t, cond)
-    keep = torch.tensor([[0, 0], [1, 0], [1, 1]][s_ref == 1:], dtype=xt.dtype, device=xt.device)
+    keep = torch.tensor([[1, 0], [1, 1]] if s_ref == 1 else [[0, 0], [1, 0], [1, 1]], dtype=xt.dtype, device=xt.device)
     n, (keep_ref, keep_audio) = len(keep), keep.repeat_interleave(len(xt), 0).T
     branches = drop(cond_map(cond, lambda x: x.repeat(n, *[1] * (x.ndim - 1))), keep_ref, keep_audio)
     v = model(xt.repeat(n, 1, 1, 1, 1), t.repeat(n), branches).chunk(n)
@@ -351,8 +352,8 @@ def train(cfg, resume=False):
     # 6 loop
     for step in range(first, cfg.steps):
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate, 4 if step < cfg.short_steps else 1, cfg.ref_gap)   # batch
-        t = (torch.rand((), generator=generator) + torch.arange(len(x0))) / len(x0) % 1         # stratified over [0, T)
-        t = (T * (1 - t)).to(device)                                                              # (0, T]: T is where sampling starts
+        u = (torch.rand((), generator=generator) + torch.arange(len(x0))) / len(x0) % 1         # stratified over [0, 1)
+        t = (T * (1 - u)).to(device)                                                              # (0, T]: T is where sampling starts
         eps = torch.randn(x0.shape, generator=generator).to(device)
         u = torch.rand(len(x0), generator=generator).to(device)
         keep_ref, keep_audio = (u > cfg.drop_ref).float(), (u > cfg.drop_ref + cfg.drop_audio).float()
