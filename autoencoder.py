@@ -196,6 +196,7 @@ def train(cfg, resume=False):
             model.load_state_dict(ema.state_dict())
             optimiser.state.clear()
         if alone:                                                                                             # batch
+            # neighbours; one pair in 80 is the last frame of a video and the first of the next: a change like any other
             first = torch.randint(len(frames) - 1, (cfg.batch // 2, 1), generator=generator)
             picked = (first + torch.arange(2)).flatten()
         else:
