@@ -1,17 +1,18 @@
 """Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
 
-    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, 3T/4, T/2, T/4          (the student's sampler, each time a fresh ε' = shape_noise(ε))
+    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, 3T/4, T/2, T/4          (the student's sampler, each time a fresh ε')
     g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 + σ_t ε,   t ~ U[0.02 T, 0.98 T]
     L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g, over their number)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
 
-x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise
-what the student makes now. Where the two agree, the student's samples are distributed as the teacher's, and g vanishes.
+ε and ε' are shaped (teacher.shape_noise): ε as the teacher's x_T, ε' as the student's. x0_real is the frozen teacher with guidance;
+x0_fake a copy of it that is trained, several times per student update, to denoise what the student makes now. Where the two agree,
+the student's samples are distributed as the teacher's, and g vanishes.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
-    python distill_stage1.py                     41 minutes on one CPU core, other runs beside it (AVX-512; torch 2.13.0)
+    python distill_stage1.py --bf16              23 minutes on one CPU core, another run beside it (AMX; torch 2.13.0): the shipped weights
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
-    python distill_stage1.py --target-steps 1 --steps 400 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
+    python distill_stage1.py --bf16 --target-steps 1 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
@@ -39,7 +40,7 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # the real score, and where student and fake score start
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
-    steps: int = 600             # iterations: one student update and several of the fake score each
+    steps: int = 400             # iterations: one student update and several of the fake score each
     warm_fake: int = 20          # the first of them, in which the fake score learns alone
     batch: int = 8               # clips per iteration
     lr: float = 1e-4             # peak learning rate of the student (AdamW)
@@ -55,12 +56,12 @@ class Config:
     target_steps: int = 4        # ablation: steps of the student; 1 = direct DMD to one step
     fake_updates: int = 3        # ablation: fake-score updates per student update, on the samples that the student has just made
     s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head
-    s_audio: float = 1.5         # ablation: guidance of the real score, sound (both 1: none); more makes its contrast too high
+    s_audio: float = 2.0         # ablation: guidance of the real score, sound (both 1: none)
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
-    score_smooth: float = 0.0    # ablation: as smooth, for the noise in which the scores are compared; 0.7 = as the teacher is sampled
-    score_mouth: float = 1.0     # ablation: as mouth_noise, for that noise; 0 = as the teacher is sampled
+    score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: as the teacher is sampled; 0 = as in the paper
+    score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
     t_min: float = 0.02          # ablation: scores are compared at t between t_min T
     t_max: float = 0.98          # ablation: and t_max T

@@ -11,7 +11,7 @@ the data and the N-step student. D starts from the same student's weights, in ea
 At the start of a phase the last timestep is drawn between the old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
-    python distill_stage2.py                     8 minutes on one CPU core, another run beside it (AVX-512; torch 2.13.0)
+    python distill_stage2.py --bf16              9 minutes on one CPU core, another run beside it (AMX; torch 2.13.0): the shipped weights
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
@@ -54,7 +54,7 @@ class Config:
     phase_steps: int = 20        # ablation: student updates in each of the phases 3 and 2
     last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
-    smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
+    smooth: float = 6.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
