@@ -172,7 +172,7 @@ def load_network(path, kind, make):
     return model.eval().requires_grad_(False), saved["config"]
 
 
-MAY_CHANGE = {"out", "weights", "device", "log_every", "save_every", "sample_every", "lr", "fake_lr", "disc_lr", "steps", "decoder_steps", "videos", "ref_gap"}
+MAY_CHANGE = {"out", "weights", "device", "log_every", "save_every", "sample_every", "lr", "fake_lr", "disc_lr", "steps", "decoder_steps", "videos"}
 
 
 def same_run(cfg, saved, path):
