@@ -20,7 +20,7 @@ import tiny_data
 from autoencoder import load_autoencoder, to_pixels
 from common import one_line_errors, pick_device
 from distill_stage1 import load_stage1, student_sampler
-from sample import check_chunk
+from sample import load_to_sample
 
 VARIANTS = {  # what differs from the Config of distill_stage2.py
     "full": {},
@@ -54,8 +54,7 @@ def ablate(args):
     base = replace(base, bf16=args.bf16, last_steps=max(1, round(base.last_steps * args.budget)))
     out, device = Path(args.out), pick_device("auto")
     metrics.load_reader(args.metrics)                                         # these two complain now, not after the training
-    first = load_stage1(base.student, device)
-    check_chunk(first[1])
+    first = load_to_sample(load_stage1, base.student, device)
     for name in wanted:                                                       # train
         for seed in range(args.seeds):
             place = out / f"{name}-{seed}"

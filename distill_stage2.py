@@ -242,7 +242,7 @@ def train(cfg, resume=False):
                 loss_g = gen_objective(cfg.gan, g_real, g_ref, g_fake, cfg.self_compare)
             lr = cfg.lr / n * cosine_decay(i / updates) * min(1, (i + 1) / max(1, cfg.warmup))
             update(step, "student", student, optimiser, lr, loss_g)           # step
-            done = sum(update >= 0 for _, _, update, _ in plan[:step])
+            done = sum(earlier >= 0 for _, _, earlier, _ in plan[:step])
             update_ema(ema, student, done, cfg.ema)                           # ema
             row["loss_g"] = loss_g
         rows.append({k: v.item() for k, v in row.items()})

@@ -32,7 +32,7 @@ from common import one_line_errors, pick_device
 from distill_stage1 import load_stage1, student_sampler
 from distill_stage2 import load_stage2
 from latents import Cond
-from sample import CHUNK, CONTEXT, check_chunk, generate_latents, toy_portrait
+from sample import CHUNK, CONTEXT, generate_latents, load_to_sample, toy_portrait
 from teacher import NOISE, ddim_sample, load_teacher
 from tiny_data import FIRST_SEED, faces, speech
 
@@ -87,14 +87,8 @@ def models(folder, device):
     noise() draws a fresh ε, so a sampler of several steps may ask for it more than once.
     """
     folder, rows = Path(folder), []
-
-    def load(loader, name):
-        model, made = loader(folder / name, device)
-        check_chunk(made)
-        return model, made
-
     if (folder / "teacher.pt").exists():
-        teacher, _ = load(load_teacher, "teacher.pt")                       # a name of its own: the samplers look it up when they are called
+        teacher, _ = load_to_sample(load_teacher, folder / "teacher.pt", device)    # a name of its own: the samplers look it up when they are called
         ddim = lambda **settings: lambda cond, noise: ddim_sample(teacher, cond, noise(), **NOISE | settings)
         rows += [("teacher", 120, ddim(steps=40)),
                  ("teacher_plain", 120, ddim(steps=40, smooth=0.0, mouth_noise=1.0)),            # x_T = ε, as in the paper
@@ -104,12 +98,12 @@ def models(folder, device):
                  ("ddim1", 1, ddim(steps=1, s_ref=1, s_audio=1)), ("ddim1_guided", 3, ddim(steps=1)),
                  ("wrong_audio", 120, ddim(steps=40))]
     if (folder / "stage1.pt").exists():
-        loaded = load(load_stage1, "stage1.pt")
+        loaded = load_to_sample(load_stage1, folder / "stage1.pt", device)
         rows += [(name, steps, student_sampler(*loaded, steps=steps)) for name, steps in (("stage1", 4), ("stage1_2steps", 2), ("stage1_1step", 1))]
     if (folder / "stage2.pt").exists():
-        rows += [("stage2", 1, student_sampler(*load(load_stage2, "stage2.pt"), steps=1))]
+        rows += [("stage2", 1, student_sampler(*load_to_sample(load_stage2, folder / "stage2.pt", device), steps=1))]
     if (folder / "direct1.pt").exists():
-        rows += [("direct1", 1, student_sampler(*load(load_stage1, "direct1.pt"), steps=1))]
+        rows += [("direct1", 1, student_sampler(*load_to_sample(load_stage1, folder / "direct1.pt", device), steps=1))]
     return rows
 
 

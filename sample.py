@@ -268,10 +268,12 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def check_chunk(config):
-    """Raises ValueError if a network, whose Config as a dict this is, was trained on chunks of another length than those it is to sample."""
+def load_to_sample(loader, path, device):
+    """loader(path, device) -> (network, its Config as a dict). Raises ValueError if it was trained on chunks of another length than it is to sample."""
+    model, config = loader(path, device)
     if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
         raise ValueError(f"these weights were trained with --frames {config['frames']} --context {config['context']}; sampling wants {CHUNK} and {CONTEXT}")
+    return model, config
 
 
 def make_sampler(name, args, device, evaluations):
@@ -280,8 +282,7 @@ def make_sampler(name, args, device, evaluations):
     given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio", "smooth", "mouth_noise") if getattr(args, k) is not None}
     if "s_ref" not in settings and {"s_ref", "s_audio"} & given.keys():
         raise ValueError(f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out")
-    model, config = loader(HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device)
-    check_chunk(config)
+    model, config = load_to_sample(loader, HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device)
     model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))
 
     def sample(cond, noise):

@@ -354,8 +354,8 @@ def train(cfg, resume=False):
         u = (torch.rand((), generator=generator) + torch.arange(len(x0))) / len(x0) % 1         # stratified over [0, 1)
         t = (T * (1 - u)).to(device)                                                              # (0, T]: T is where sampling starts
         eps = torch.randn(x0.shape, generator=generator).to(device)
-        u = torch.rand(len(x0), generator=generator).to(device)
-        keep_ref, keep_audio = (u > cfg.drop_ref).float(), (u > cfg.drop_ref + cfg.drop_audio).float()
+        drawn = torch.rand(len(x0), generator=generator).to(device)
+        keep_ref, keep_audio = (drawn > cfg.drop_ref).float(), (drawn > cfg.drop_ref + cfg.drop_audio).float()
 
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                        # loss
             v_hat = model(add_noise(x0, eps, t), t, drop(cond, keep_ref, keep_audio))
