@@ -5,7 +5,7 @@
     L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g, over their number)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
 
-ε and ε' are shaped (teacher.shape_noise): ε as the teacher's x_T, ε' as the student's. x0_real is the frozen teacher with guidance;
+ε and ε' are shaped (teacher.shape_noise): ε as the teacher's x_T, ε' as the student's, which also keeps to where faces move. x0_real is the frozen teacher with guidance;
 x0_fake a copy of it that is trained, several times per student update, to denoise what the student makes now. Where the two agree,
 the student's samples are distributed as the teacher's, and g vanishes.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
@@ -27,7 +27,7 @@ import metrics
 from autoencoder import load_autoencoder
 from common import Log, check_finite, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from latents import contact_sheet, load_clips, preview
-from teacher import (T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, shape_noise, trailing_timesteps, trainable, v_loss,
+from teacher import (MOUTH, T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, shape_noise, trailing_timesteps, trainable, v_loss,
                      v_target, x0_from_v)
 
 
@@ -60,6 +60,7 @@ class Config:
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
+    directions: int = 256        # ablation: it keeps to so many directions in which faces move most; 0 = to none, as in the paper
     score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: as the teacher is sampled; 0 = as in the paper
     score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
@@ -104,6 +105,31 @@ def rollout(student, cond, noise, taus, renoise="fresh"):
         xt = add_noise(x0_hat, eps, s)
 
 
+def motion_directions(latents, starts, count):
+    """The principal directions in which the frames of a video leave their mean, the mouth's places aside -> (count, C H W), orthonormal rows.
+
+    latents (N, C, H, W), of which starts[i]:starts[i + 1] are one video's. When a head turns, hundreds of a frame's numbers change, but together: the
+    first 256 of 1024 directions hold 98 % of the toy faces' variance. Noise in the others cannot become motion; a part of it passes through a sampler
+    of few steps, and flickers.
+    """
+    scatter = 0
+    for a, b in zip(starts, starts[1:]):
+        x = latents[a:b:4].double()                                           # every fourth frame: neighbours say almost the same
+        x[..., *MOUTH] = 0
+        x = (x - x.mean(0)).flatten(1)
+        scatter = scatter + x.T @ x
+    return torch.linalg.eigh(scatter)[1].flip(1).T[:count].float().contiguous()
+
+
+def kept_directions(student, count):
+    """The first `count` of the student's motion directions, None for 0. Raises ValueError where it has fewer."""
+    if not count:
+        return None
+    if student.motion is None or count > len(student.motion):
+        raise ValueError(f"--directions {count}: this student was trained with {0 if student.motion is None else len(student.motion)}")
+    return student.motion[:count]
+
+
 def dmd_gradient(x0_fake, x0_real, x0_hat, mask):
     """g = (x0_fake − x0_real) / mean |x̂0 − x0_real|, the mean per clip and over its free frames. DMD, 2311.18828.
 
@@ -134,15 +160,16 @@ def fake_loss(fake, x0_hat, cond, t, eps):
 
 # ---------------------------------------------------------------- the student as a model
 
-def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, mouth_noise=1.0):
+def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, mouth_noise=1.0, directions=0):
     """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, of which shape_noise makes the student's."""
+    motion = kept_directions(student, directions)
     with torch.no_grad():
-        return rollout(student, cond, lambda: shape_noise(noise(), smooth, mouth_noise), trailing_timesteps(steps)[:-1], renoise)
+        return rollout(student, cond, lambda: shape_noise(noise(), smooth, mouth_noise, motion), trailing_timesteps(steps)[:-1], renoise)
 
 
 def sampling_settings(made):
     """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it."""
-    return {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise") if key in made}
+    return {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise", "directions") if key in made}
 
 
 def student_sampler(student, made, **given):
@@ -228,6 +255,7 @@ def train(cfg, resume=False):
     fake = trainable(deepcopy(teacher))
     student = trainable(deepcopy(teacher) if cfg.init == "teacher" else UNet(cfg.channels).to(device, memory_format=torch.channels_last))
     student.audio.load_state_dict(teacher.audio.state_dict())                 # a random student too has the teacher's listener
+    student.motion = motion_directions(clips.latents, clips.starts, cfg.directions).to(device) if cfg.directions else None
     ema = deepcopy(student).eval().requires_grad_(False)
     taus = trailing_timesteps(cfg.target_steps)[:-1]
 
@@ -253,7 +281,7 @@ def train(cfg, resume=False):
         """The condition of a batch, and the student's answer to it after k of its steps, k drawn."""
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
-        own = lambda: shape_noise(noise(real), cfg.smooth, cfg.mouth_noise)
+        own = lambda: shape_noise(noise(real), cfg.smooth, cfg.mouth_noise, student.motion)
         if cfg.simulate == "backward":
             return cond, rollout(student, cond, own, taus[:k], cfg.renoise)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets

@@ -1,7 +1,7 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
-    ε' = √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                                            (the student's noise; none at the mouth)
+    ε' = Vᵀ V √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                                       (the student's noise: alike over ℓ frames, where faces move)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + λ [R(x0) + R(x̂0) + R(x_ref)]
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = mean (D(x) − D(x + σ n))²                                                   (gradient penalties by finite noise: R1, R2, R3)
@@ -25,7 +25,7 @@ from torch import nn
 
 from autoencoder import load_autoencoder
 from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from distill_stage1 import check_noise, inherit, load_stage1, look, material, rollout, student_sampler, update
+from distill_stage1 import check_noise, inherit, kept_directions, load_stage1, look, material, rollout, student_sampler, update
 from latents import contact_sheet
 from teacher import T, UNet, hold_context, load_teacher, shape_noise, trailing_timesteps, trainable
 
@@ -56,6 +56,7 @@ class Config:
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     smooth: float = 6.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
+    directions: int = 256        # ablation: it keeps to so many of the 4-step student's directions in which faces move most; 0 = to none, as in the paper
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
@@ -188,7 +189,8 @@ def train(cfg, resume=False):
     # 3 networks
     refer = student_sampler(reference, made)                                  # x_ref: as the 4-step student is sampled
     student = trainable(deepcopy(reference))
-    ema = deepcopy(reference)
+    student.motion = kept_directions(reference, cfg.directions)
+    ema = deepcopy(student).eval().requires_grad_(False)
     disc = deepcopy(reference) if cfg.disc_init == "student" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)
     disc.audio.load_state_dict(reference.audio.state_dict())                  # a random one too has the student's listener
     disc = Discriminator(trainable(disc)).to(device, memory_format=torch.channels_last)
@@ -216,7 +218,7 @@ def train(cfg, resume=False):
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
-        own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise)     # the student's
+        own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise, student.motion)     # the student's
         last = draw_last(before, n, k, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):

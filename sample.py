@@ -260,6 +260,7 @@ def parse_args(argv):
     parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help=f"of the sound (default, teacher: {S_AUDIO})")
     parser.add_argument("--smooth", type=number(float, 0, 100), metavar="FRAMES", help=f"over which the noise is alike, 0 = none (default: as trained; teacher {NOISE['smooth']})")
     parser.add_argument("--mouth-noise", type=number(float, 0, 10), metavar="S", help=f"its strength at the mouth, 1 = as elsewhere (default: as trained; teacher {NOISE['mouth_noise']})")
+    parser.add_argument("--directions", type=number(int, 0, 1024), metavar="K", help="of motion that a student's noise keeps to, 0 = to none (default: as trained)")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
     parser.add_argument("--size", type=even, default=256, metavar="PIXELS", help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)")
     parser.add_argument("--upscale", choices=["smooth", "nearest"], default="smooth", help="nearest shows the true pixels (default: smooth)")
@@ -279,9 +280,11 @@ def load_to_sample(loader, path, device):
 def make_sampler(name, args, device, evaluations):
     """A model of MODELS -> sample(cond, noise) -> x0; `evaluations` gathers the batch of every call: guidance is three in one."""
     loader, sampler, settings = MODELS[name]
-    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio", "smooth", "mouth_noise") if getattr(args, k) is not None}
+    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio", "smooth", "mouth_noise", "directions") if getattr(args, k) is not None}
     if "s_ref" not in settings and {"s_ref", "s_audio"} & given.keys():
         raise ValueError(f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out")
+    if "s_ref" in settings and "directions" in given:
+        raise ValueError("--directions is a student's: leave it out")
     model, config = load_to_sample(loader, HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device)
     model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))
 
@@ -296,8 +299,8 @@ def main(argv=None):
         args, seconds = parse_args(argv), Counter()
         names = [args.model or "stage2"]
         if args.compare:
-            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio, args.smooth, args.mouth_noise)):
-                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps, --guidance-..., --smooth and --mouth-noise out")
+            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio, args.smooth, args.mouth_noise, args.directions)):
+                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps, --guidance-..., --smooth, --mouth-noise and --directions out")
             names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
             if not names:
                 raise ValueError(f"no model's weights in {HERE / 'checkpoints'}: train them first (see README)")

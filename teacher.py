@@ -121,12 +121,14 @@ def trailing_timesteps(steps):
     return [T * (steps - i) / steps for i in range(steps + 1)]
 
 
-def shape_noise(eps, smooth, mouth_noise):
-    """A sampler's ε -> ε', alike over ℓ = smooth frames and mouth_noise times as strong at the mouth. (B, F, C, H, W). (0, 1) leaves ε as it is.
+def shape_noise(eps, smooth, mouth_noise, motion=None):
+    """A sampler's ε -> ε', alike over ℓ = smooth frames, only where faces move, mouth_noise times as strong at the mouth. (B, F, C, H, W).
+    (0, 1) leaves ε as it is.
 
     Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): a Gaussian process (Rasmussen & Williams, eq. 4.9), N(0, 1) in
     every frame as before. What moves a head is smooth, and slow noise decides slow motion (FreeInit, 2312.07537; frames share noise in PYoCo, too,
     2305.10474). A = √K is symmetric: no frame is special.
+    Where faces move: every frame's ε' = Vᵀ V ε, with V = motion (k, C H W), orthonormal rows (distill_stage1.motion_directions), None for all.
     The mouth's places get mouth_noise · ε. Noise is what a sample has beyond its condition: there the sound decides, and noise only shakes the
     lips. (Less noise, less variety, better samples: the truncation trick of BigGAN, 1809.11096, here in one place only.)
     """
@@ -137,6 +139,9 @@ def shape_noise(eps, smooth, mouth_noise):
         root = vectors * values.clamp_min(0).sqrt() @ vectors.T                # rounding makes the smallest eigenvalues negative
         with torch.autocast(eps.device.type, enabled=False):                   # noise stays exact under --bf16
             shaped = torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
+    if motion is not None:
+        with torch.autocast(eps.device.type, enabled=False):
+            shaped = (shaped.flatten(2) @ motion.T @ motion).view_as(eps)
     shaped[..., *MOUTH] = mouth_noise * eps[..., *MOUTH]
     return shaped
 
@@ -223,10 +228,11 @@ class UNet(nn.Module):
     """v̂(x_t, t, c): (B, F, C, 8, 8), (B,), Cond -> (B, F, C, 8, 8). Two levels, 8 x 8 and 4 x 4.
 
     The portrait and the context frames join x_t as channels (with the context's mask), as is usual for image-to-video.
+    A student also carries `motion`, (directions, C H W): what its sampler's noise keeps to. The network itself does not use it.
     Sound: each frame's window of 20 feature rows -> 5 tokens for cross-attention, and one vector that joins the time embedding.
     """
 
-    def __init__(self, channels=64, latent=16):
+    def __init__(self, channels=64, latent=16, directions=0):
         super().__init__()
         c, d = channels, 256
         self.time = nn.Sequential(nn.Linear(64, d), nn.SiLU(), nn.Linear(d, d))
@@ -241,6 +247,7 @@ class UNet(nn.Module):
         self.grow = nn.Sequential(nn.Conv2d(c, 4 * c, 1), nn.PixelShuffle(2))
         self.up1, self.up2 = Block(2 * c, c, d), Block(2 * c, c, d)                              # 8 x 8, with skips
         self.norm, self.outlet = nn.GroupNorm(8, c), nn.Conv2d(c, latent, 3, padding=1)
+        self.register_buffer("motion", torch.zeros(directions, 64 * latent) if directions else None)
         for layer in (self.outlet, self.sound[-1]):
             nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
 
@@ -307,7 +314,7 @@ def trainable(unet):
 
 def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
     """-> (UNet in eval mode without gradients, its Config as a dict). Raises ValueError for a missing or foreign file."""
-    model, config = load_network(path, kind, lambda config: UNet(config["channels"]))
+    model, config = load_network(path, kind, lambda config: UNet(config["channels"], directions=config.get("directions", 0)))
     return model.to(device, memory_format=torch.channels_last), config
 
 

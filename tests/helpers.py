@@ -22,10 +22,12 @@ def condition(batch=2, given=0, seed=0, frames=16):
                 torch.randn(batch, frames, 16, 8, 8, generator=g) * mask[:, :, None, None, None], mask.clone())
 
 
-def small_unet(seed=0):
-    """A UNet of 16 channels whose zero-initialised layers are filled, so that gradients reach everything."""
+def small_unet(seed=0, directions=0):
+    """A UNet of 16 channels whose zero-initialised layers are filled, so that gradients reach everything; a student's noise keeps to `directions`."""
     torch.manual_seed(seed)
-    model = UNet(16)
+    model = UNet(16, directions=directions)
+    if directions:
+        model.motion.copy_(torch.linalg.qr(torch.randn(1024, directions))[0].T)
     for p in model.parameters():
         if p.abs().max() == 0:
             nn.init.normal_(p, std=0.1)
@@ -37,7 +39,8 @@ def prepare(folder, kind=None, videos=0, frames=8):
     torch.manual_seed(0)
     save_checkpoint(folder / "ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
     if kind:
-        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=dict(channels=16, frames=frames, context=4), model=small_unet().state_dict())
+        size = dict(channels=16, frames=frames, context=4, directions=4 * (kind == "stage1"))
+        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=size, model=small_unet(directions=size["directions"]).state_dict())
     if videos:
         tiny_data.load(folder / "data", "train", videos)
     return folder

@@ -11,7 +11,7 @@ import autoencoder
 import distill_stage1 as stage1
 import latents
 import teacher
-from distill_stage1 import sampling_settings, dmd_gradient, dmd_loss, fake_loss, few_step_sample, real_score, rollout
+from distill_stage1 import sampling_settings, dmd_gradient, dmd_loss, fake_loss, few_step_sample, kept_directions, motion_directions, real_score, rollout
 from helpers import SHIPPED, condition, prepare, small_unet, train_with_a_power_cut
 from latents import Cond
 from teacher import T, add_noise, alpha_sigma, ddim_sample, hold_context, shape_noise, trailing_timesteps, v_loss, x0_from_v
@@ -208,9 +208,41 @@ def test_every_noise_of_the_student_is_its_own():
     assert_close(spy.seen[1], add_noise(torch.zeros(SHAPE), shape_noise(second, 3.0, 0.0), torch.full((2,), T / 2)))
 
 
+def test_motion_directions_are_those_in_which_a_video_leaves_its_mean():
+    g = torch.Generator().manual_seed(0)
+    away = torch.linalg.qr(torch.randn(832, 3, generator=g))[0].T                 # three directions, none at the mouth
+    place = torch.ones(16, 8, 8, dtype=torch.bool)
+    place[:, *teacher.MOUTH] = False
+    v = torch.zeros(3, 1024)
+    v[:, place.flatten()] = away
+    still = torch.randn(2, 1024, generator=g).repeat_interleave(200, 0)           # what differs between videos only
+    move = torch.randn(400, 3, generator=g) * torch.tensor([3.0, 2.0, 1.0])
+    latents = (still + move @ v).view(400, 16, 8, 8)
+    latents[:, :, *teacher.MOUTH] += 9 * torch.randn(400, 16, 3, 4, generator=g)
+    before = latents.clone()
+    found = motion_directions(latents, [0, 200, 400], 2)
+    assert_close(found @ found.T, torch.eye(2), rtol=0, atol=1e-5)
+    assert (found @ v[:2].T).abs().diag().min() > 0.97 and (found @ v.T).norm(dim=1).min() > 0.999     # the larger two of the three, the largest first
+    assert found.view(2, 16, 8, 8)[:, :, *teacher.MOUTH].abs().max() < 1e-6
+    assert_close(latents, before, rtol=0, atol=0)
+
+
+def test_a_students_noise_keeps_to_its_directions_and_to_no_more_than_it_has():
+    student = small_unet(directions=4)
+    assert kept_directions(student, 0) is None
+    assert_close(kept_directions(student, 3), student.motion[:3], rtol=0, atol=0)
+    for net, have in ((student, 4), (small_unet(), 0)):
+        with pytest.raises(ValueError, match=f"--directions 5: this student was trained with {have}"):
+            kept_directions(net, 5)
+    seen, eps = [], torch.randn(SHAPE)
+    student.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    few_step_sample(student, condition(), lambda: eps, 1, smooth=2.0, mouth_noise=0.0, directions=3)
+    assert_close(seen[0], shape_noise(eps, 2.0, 0.0, student.motion[:3]))
+
+
 def test_a_student_is_sampled_as_it_was_trained():
     assert sampling_settings(dict(smooth=3.0, mouth_noise=0.5)) == dict(smooth=3.0, mouth_noise=0.5)
-    assert sampling_settings(asdict(stage1.Config(target_steps=1, renoise="ddim", smooth=0.0))) == dict(steps=1, renoise="ddim", smooth=0.0, mouth_noise=0.0)
+    assert sampling_settings(asdict(stage1.Config(target_steps=1, renoise="ddim", smooth=0.0))) == dict(steps=1, renoise="ddim", smooth=0.0, mouth_noise=0.0, directions=256)
     assert sampling_settings(dict(channels=96)) == {}
 
 
@@ -298,7 +330,7 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
 
 
 @pytest.mark.parametrize("flag", [dict(target_steps=1), dict(s_ref=1.0, s_audio=1.0), dict(simulate="data"), dict(renoise="ddim"), dict(init="random"),
-                                  dict(fake_updates=0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(score_smooth=0.0), dict(score_mouth=1.0)])
+                                  dict(fake_updates=0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(directions=0), dict(score_smooth=0.0), dict(score_mouth=1.0)])
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     other = stage1.train(replace(BASE, **flag))
     assert any((a != b).any() for a, b in zip(usual.parameters(), other.parameters()))

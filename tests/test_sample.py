@@ -16,6 +16,8 @@ import sample
 from audio_features import FRAME, SR, audio_windows, load_audio, log_mel
 from autoencoder import AutoEncoder, load_autoencoder
 from common import save_checkpoint
+from distill_stage1 import few_step_sample
+from helpers import small_unet
 from latents import Cond
 from sample import generate_latents, speak, toy_portrait
 from teacher import NOISE, S_AUDIO, S_REF, UNet, ddim_sample, load_teacher
@@ -163,6 +165,20 @@ def test_the_noise_is_shaped_as_asked_else_as_trained_else_as_the_teachers(folde
         args = sample.parse_args(["--steps", "1", "--weights", str(folder / file), *flags])
         made = sample.make_sampler(name, args, torch.device("cpu"), [])(cond, lambda: eps)
         torch.testing.assert_close(made, ddim_sample(model, cond, eps, 1, *scales, **wanted), rtol=1e-4, atol=1e-4)
+
+
+def test_a_students_noise_keeps_to_the_directions_asked_for_and_the_teacher_has_none(folder):
+    cond = Cond(REF, torch.randn(1, 16, 20, 64), torch.zeros(1, 16, *REF.shape[1:]), torch.zeros(1, 16))
+    eps, student = torch.randn(1, 16, 16, 8, 8), small_unet(directions=4).eval()
+    save_checkpoint(folder / "moving.pt", kind="stage2", config={"channels": 16, "directions": 4}, model=student.state_dict())
+    for flags, kept in ([], 4), (["--directions", "2"], 2), (["--directions", "0"], 0):
+        args = sample.parse_args(["--weights", str(folder / "moving.pt"), *flags])
+        made = sample.make_sampler("stage2", args, torch.device("cpu"), [])(cond, lambda: eps)
+        torch.testing.assert_close(made, few_step_sample(student, cond, lambda: eps, 1, directions=kept), rtol=1e-4, atol=1e-4)
+    for name, weights, wrong in ("stage2", "moving.pt", "trained with 4"), ("teacher", "teacher.pt", "is a student's"):
+        args = sample.parse_args(["--weights", str(folder / weights), "--directions", "5"])
+        with pytest.raises(ValueError, match=wrong):
+            sample.make_sampler(name, args, torch.device("cpu"), [])(cond, lambda: eps)
 
 
 # ---- files ----
