@@ -27,7 +27,7 @@ VARIANTS = {  # what differs from the Config of distill_stage2.py
     "no_self_compare": dict(self_compare=0.0),
     "no_curriculum": dict(curriculum=0),
     "no_progression": dict(progressive=False),
-    "independent_noise": dict(smooth=0.0, mouth_noise=1.0, directions=0),
+    "independent_noise": dict(smooth=0.0, mouth_noise=1.0),
     "hinge": dict(gan="hinge"),
     "vanilla": dict(gan="vanilla"),
     "no_penalty": dict(penalty=0.0),

@@ -60,7 +60,7 @@ class Config:
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
-    directions: int = 256        # ablation: it keeps to so many directions in which faces move most; 0 = to none, as in the paper
+    directions: int = 256        # ablation: it keeps to so many directions in which faces move most, in sampling to half of them; 0 = to none, as in the paper
     score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: as the teacher is sampled; 0 = as in the paper
     score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
@@ -75,9 +75,6 @@ class Config:
 
 SMOKE = dict(videos=4, steps=4, warm_fake=1, batch=2, warmup=1, fake_updates=2, log_every=1, save_every=2, sample_every=3, data="data/smoke", out="out/smoke/stage1",
              weights="out/smoke/stage1.pt", teacher="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", metrics="")
-
-
-SLOWER = 5 / 3      # a sampling student's ℓ over that of its training: steadier pictures, hardly calmer heads. Trained with it, the student makes up for it
 
 
 # ---------------------------------------------------------------- the equations
@@ -172,9 +169,9 @@ def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, 
 
 def sampling_settings(made):
     """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it:
-    as it was trained, but in noise that is alike over SLOWER times as many frames."""
-    settings = {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise", "directions") if key in made}
-    return settings | {key: SLOWER * settings[key] for key in ("smooth",) if key in settings}
+    as it was trained, but in noise of half as many directions: steadier pictures, hardly calmer heads."""
+    settings = {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise") if key in made}
+    return settings | {"directions": made[key] // 2 for key in ("directions",) if key in made}
 
 
 def student_sampler(student, made, **given):
@@ -201,9 +198,10 @@ def look(sampler, clips, autoencoder, reader, motion):
 
 # ---------------------------------------------------------------- training: what both stages share, then stage 1
 
-def inherit(cfg, made):
-    """cfg with the size of the network that it starts from, whose Config `made` was. Raises ValueError if another one was asked for."""
-    size = {k: made[k] for k in ("channels", "frames", "context")}
+def inherit(cfg, made, *more):
+    """cfg with the size of the network that it starts from, whose Config `made` was, and with `more` of its settings. Raises ValueError if others
+    were asked for."""
+    size = {k: made[k] for k in ("channels", "frames", "context")} | {k: made.get(k, 0) for k in more}
     if other := [k for k, v in size.items() if getattr(cfg, k) not in (0, v)]:
         raise ValueError(f"--{other[0]} {getattr(cfg, other[0])}: the network to start from has {size[other[0]]}; leave the option out")
     return replace(cfg, **size)

@@ -36,7 +36,7 @@ import tiny_data
 from audio_features import FPS, FRAME, ROWS, audio_windows, load_audio, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
-from distill_stage1 import SLOWER, few_step_sample, load_stage1, sampling_settings
+from distill_stage1 import few_step_sample, load_stage1, sampling_settings
 from distill_stage2 import load_stage2
 from latents import Cond
 from teacher import NOISE, S_AUDIO, S_REF, STEPS, Config, ddim_sample, load_teacher
@@ -258,9 +258,9 @@ def parse_args(argv):
     parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40, stage1 4, stage2 1)")
     parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help=f"of the portrait (default, teacher: {S_REF})")
     parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help=f"of the sound (default, teacher: {S_AUDIO})")
-    parser.add_argument("--smooth", type=number(float, 0, 100), metavar="FRAMES", help=f"over which the noise is alike, 0 = none (default: {SLOWER:.2g} times as trained; teacher {NOISE['smooth']})")
+    parser.add_argument("--smooth", type=number(float, 0, 100), metavar="FRAMES", help=f"over which the noise is alike, 0 = none (default: as trained; teacher {NOISE['smooth']})")
     parser.add_argument("--mouth-noise", type=number(float, 0, 10), metavar="S", help=f"its strength at the mouth, 1 = as elsewhere (default: as trained; teacher {NOISE['mouth_noise']})")
-    parser.add_argument("--directions", type=number(int, 0, 1024), metavar="K", help="of motion that a student's noise keeps to, 0 = to none (default: as trained)")
+    parser.add_argument("--directions", type=number(int, 0, 1024), metavar="K", help="of motion that a student's noise keeps to, 0 = to none (default: half of those it was trained with)")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
     parser.add_argument("--size", type=even, default=256, metavar="PIXELS", help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)")
     parser.add_argument("--upscale", choices=["smooth", "nearest"], default="smooth", help="nearest shows the true pixels (default: smooth)")
