@@ -5,8 +5,8 @@
     L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g, over their number)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
 
-ε and ε' are shaped (teacher.shape_noise): ε as the teacher's x_T, ε' as the student's, which also keeps to where faces move. x0_real is the frozen teacher with guidance;
-x0_fake a copy of it that is trained, several times per student update, to denoise what the student makes now. Where the two agree,
+ε and ε' are shaped (teacher.shape_noise): ε as the teacher's x_T, ε' as the student's, which also keeps to where
+faces move. x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise what the student makes now. Where the two agree,
 the student's samples are distributed as the teacher's, and g vanishes.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
@@ -110,11 +110,13 @@ def motion_directions(latents, starts, count):
 
     latents (N, C, H, W), of which starts[i]:starts[i + 1] are one video's. When a head turns, hundreds of a frame's numbers change, but together: the
     first 256 of 1024 directions hold 98 % of the toy faces' variance. Noise in the others cannot become motion; a part of it passes through a sampler
-    of few steps, and flickers.
+    of few steps, and flickers. Raises ValueError for more directions than there are.
     """
+    if count > latents[0].numel():
+        raise ValueError(f"--directions {count}: a frame has {latents[0].numel()} numbers, so there are no more")
     scatter = 0
     for a, b in zip(starts, starts[1:]):
-        x = latents[a:b:4].double()                                           # every fourth frame: neighbours say almost the same
+        x = latents[a:b:4].clone().double()                                   # every fourth frame: neighbours say almost the same
         x[..., *MOUTH] = 0
         x = (x - x.mean(0)).flatten(1)
         scatter = scatter + x.T @ x
@@ -171,7 +173,7 @@ def sampling_settings(made):
     """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it:
     as it was trained, but in noise of half as many directions: steadier pictures, hardly calmer heads."""
     settings = {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise") if key in made}
-    return settings | {"directions": made[key] // 2 for key in ("directions",) if key in made}
+    return settings | {"directions": (made[key] + 1) // 2 for key in ("directions",) if key in made}
 
 
 def student_sampler(student, made, **given):

@@ -219,7 +219,7 @@ def train(cfg, resume=False):
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
-        own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise, motion)     # the student's
+        own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise, motion)         # the student's
         last = draw_last(before, n, k, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):

@@ -225,6 +225,8 @@ def test_motion_directions_are_those_in_which_a_video_leaves_its_mean():
     assert (found @ v[:2].T).abs().diag().min() > 0.97 and (found @ v.T).norm(dim=1).min() > 0.999     # the larger two of the three, the largest first
     assert found.view(2, 16, 8, 8)[:, :, *teacher.MOUTH].abs().max() < 1e-6
     assert_close(latents, before, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="--directions 1025: a frame has 1024 numbers"):
+        motion_directions(latents, [0, 200, 400], 1025)
 
 
 def test_a_students_noise_keeps_to_its_directions_and_to_no_more_than_it_has():
