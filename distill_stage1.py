@@ -5,9 +5,9 @@
     L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g, over their number)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
 
-ε and ε' are shaped (teacher.shape_noise): ε as the teacher's x_T, ε' as the student's, which also keeps to where
-faces move. x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise what the student makes now. Where the two agree,
-the student's samples are distributed as the teacher's, and g vanishes.
+ε and ε' are shaped (teacher.shape_noise): ε as the teacher's x_T, ε' as the student's, which also keeps to the directions in which faces
+move. x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise what
+the student makes now. Where the two agree, the student's samples are distributed as the teacher's, and g vanishes.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
     python distill_stage1.py                     35 minutes on two CPU cores (AVX2; torch 2.13.0): the shipped weights; --bf16 pays with AMX
