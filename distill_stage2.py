@@ -189,7 +189,7 @@ def train(cfg, resume=False):
     clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks
-    refer = student_sampler(reference, made, directions=made.get("directions", 0))           # x_ref: in all its directions, where it blinks more
+    refer = student_sampler(reference, made)                                  # x_ref: as the 4-step student is sampled
     student = trainable(deepcopy(reference))
     ema, motion = deepcopy(reference), kept_directions(reference, cfg.train_directions)
     disc = deepcopy(reference) if cfg.disc_init == "student" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)
