@@ -172,8 +172,10 @@ def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, 
 def sampling_settings(made):
     """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it:
     as it was trained, but in noise of half as many directions: steadier pictures, hardly calmer heads."""
-    settings = {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise") if key in made}
-    return settings | {"directions": (made[key] + 1) // 2 for key in ("directions",) if key in made}
+    settings = {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise", "directions") if key in made}
+    if "directions" in settings:
+        settings["directions"] = (settings["directions"] + 1) // 2
+    return settings
 
 
 def student_sampler(student, made, **given):

@@ -133,14 +133,13 @@ def shape_noise(eps, smooth, mouth_noise, motion=None):
     lips. (Less noise, less variety, better samples: the truncation trick of BigGAN, 1809.11096, here in one place only.)
     """
     shaped = eps.clone()
-    if smooth:
-        f = torch.arange(eps.shape[1], dtype=torch.float64)
-        values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
-        root = vectors * values.clamp_min(0).sqrt() @ vectors.T                # rounding makes the smallest eigenvalues negative
-        with torch.autocast(eps.device.type, enabled=False):                   # noise stays exact under --bf16
-            shaped = torch.einsum("fg,bgchw->bfchw", root.to(eps), eps)
-    if motion is not None:
-        with torch.autocast(eps.device.type, enabled=False):
+    with torch.autocast(eps.device.type, enabled=False):                       # noise stays exact under --bf16
+        if smooth:
+            f = torch.arange(eps.shape[1], dtype=torch.float64)
+            values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
+            root = vectors * values.clamp_min(0).sqrt() @ vectors.T            # rounding makes the smallest eigenvalues negative
+            shaped = torch.einsum("fg,bgchw->bfchw", root.to(eps), shaped)
+        if motion is not None:
             shaped = (shaped.flatten(2) @ motion.T @ motion).view_as(eps)
     shaped[..., *MOUTH] = mouth_noise * eps[..., *MOUTH]
     return shaped
