@@ -67,7 +67,7 @@ def ablate(args):
 
     autoencoder, nets = load_autoencoder(base.autoencoder, device), metrics.load_metrics(args.metrics, device)
     truth = evaluate.truth_of(tiny_data.load(base.data, "test", base.videos), 0, args.clips, 28, device)
-    judge, ref = evaluate.Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
+    judge, ref = metrics.Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
     rows, pictures = [], []
 
     def measure(name, students):

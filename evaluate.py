@@ -160,76 +160,6 @@ def floors(truth, autoencoder, device):
 
 # ---------------------------------------------------------------- measuring
 
-class Judge:
-    """The measuring networks and the true videos' own values, against which everything is compared."""
-
-    def __init__(self, truth, nets, device):
-        self.truth, self.nets, self.device = truth, nets, device
-        self.portraits = nets["features"].identity(metrics.over(nets["features"].frames, truth.portraits, device))
-        self.own, _ = self.look(truth.frames)
-
-    @torch.no_grad()
-    def look(self, frames):
-        """Frames (V, F, 64, 64, 3) uint8 -> what the networks say of them, and the motion read from them (V, F, 7) or None."""
-        v, f = frames.shape[:2]
-        flat, nets = frames.reshape(-1, *frames.shape[2:]), self.nets
-        features = metrics.over(nets["features"].frames, flat, self.device)
-        who = nets["features"].identity(features).view(v, f, -1)
-        clips = nets["features"].clips(features.view(v, f, -1))
-        change = np.mean([np.abs(np.diff(x.astype(np.int16), axis=0)).mean() for x in frames])
-        colour = frames.mean((2, 3))                                                                        # (V, F, 3)
-        seen = dict(features=features.cpu().double().numpy(), clips=clips.cpu().double().numpy(), who=who, change=change, colour=colour,
-                    contrast=float(np.mean([x.std() for x in frames])))
-        read = None
-        if self.truth.motion is not None and "reader" in nets:
-            read = metrics.over(nets["reader"], flat, self.device).view(v, f, -1).cpu().numpy()
-            rate, length = metrics.blink_statistics(read[..., 6])
-            seen |= dict(read=read, spread=metrics.head_spread(read), lids=read[..., 6].std(1).mean(), blink_rate=rate, blink_seconds=length)
-        return seen, read
-
-    @torch.no_grad()
-    def sync(self, frames, windows):
-        """-> Sync-C, Sync-D, offset of each video."""
-        pairs = [self.nets["sync"](to_pixels(x, self.device)[None], w[None]) for x, w in zip(frames, windows[:, :frames.shape[1]])]
-        return metrics.sync_scores(*(torch.cat(p) for p in zip(*pairs)))
-
-    def __call__(self, frames):
-        """-> (dict of numbers as METRICS, motion read or None)."""
-        truth, own = self.truth, self.own
-        (seen, read), (c, d, offset) = self.look(frames), self.sync(frames, truth.windows)
-        row = dict(sync_c=c.mean(), sync_d=d.mean(), sync_offset=np.median(offset),
-                   fid=metrics.frechet_of_samples(seen["features"], own["features"]), fvd=metrics.frechet_of_samples(seen["clips"], own["clips"]),
-                   identity=(seen["who"] * self.portraits[:, None]).sum(-1).mean().item(), frame_change_ratio=seen["change"] / own["change"],
-                   colour_shift=np.abs(seen["colour"].mean(1) - own["colour"].mean(1)).mean(), contrast_ratio=seen["contrast"] / own["contrast"],
-                   drift=np.abs(seen["colour"][:, :12].mean(1) - seen["colour"][:, -12:].mean(1)).mean())
-        if read is not None:
-            for i, name in enumerate(("jaw", "width", "round")):
-                row[f"{name}_corr"] = metrics.correlation(read[..., i], truth.motion[..., i])
-                row[f"{name}_mae"] = np.abs(read[..., i] - truth.motion[..., i]).mean()
-            row["closed_rate"], row["open_rate"] = metrics.lip_rates(read[..., 0], truth.closed, truth.opened)
-            spread = seen["spread"] / own["spread"]
-            row |= dict(lag=metrics.best_lag(read[..., 0], truth.motion[..., 0]), head_std_ratio=spread.mean(),
-                        **dict(zip(("head_x_ratio", "head_y_ratio", "roll_ratio"), spread)), lid_std_ratio=seen["lids"] / own["lids"],
-                        blink_rate_ratio=seen["blink_rate"] / own["blink_rate"] if own["blink_rate"] else np.nan, blink_seconds=seen["blink_seconds"])
-        return row, read
-
-    @torch.no_grad()
-    def references(self, videos, n_frames):
-        """What else a reader of the table wants to know: the true videos' own values, the reader's error on them, other people."""
-        truth, own, count = self.truth, self.own, len(self.truth.frames)
-        away = ~torch.eye(count, dtype=torch.bool, device=self.device)
-        found = dict(identity_others=(self.portraits @ self.portraits.T)[away].mean().item(), change_true=own["change"])
-        if truth.motion is not None and "reader" in self.nets:
-            read = own["read"]
-            found |= {f"{n}_corr_true": metrics.correlation(read[..., i], truth.motion[..., i]) for i, n in enumerate(("jaw", "width", "round"))}
-            found |= dict(blink_rate_true=own["blink_rate"], blink_seconds_true=own["blink_seconds"], head_std_true=own["spread"].tolist())
-        if len(videos.starts) - 1 >= count + 2:                               # a covariance wants two
-            others, _ = self.look(truth_of(videos, count, count, n_frames, self.device).frames)
-            found |= dict(fid_other_people=metrics.frechet_of_samples(others["features"], own["features"]),
-                          fvd_other_people=metrics.frechet_of_samples(others["clips"], own["clips"]))
-        return found
-
-
 @torch.no_grad()
 def speak(sampler, truth, ref, autoencoder, seed, bf16=False):
     """A model speaks all sentences -> frames (V, F, 64, 64, 3) uint8. ref (V, C, H, W) the portraits' latents."""
@@ -287,7 +217,7 @@ def evaluate(args):
     videos = tiny_data.load(args.data, "test")
     n_frames = min(args.frames, int(np.diff(videos.starts).min()))
     truth = truth_of(videos, 0, args.clips, n_frames, device)
-    judge, ref = Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
+    judge, ref = metrics.Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
 
     table = [(name, nfe, source, None) for name, nfe, source in floors(truth, autoencoder, device)]
     for name, nfe, sampler in models(folder, device):
@@ -318,12 +248,14 @@ def evaluate(args):
                 row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
             rows.append(row)
             bar.update(args.seeds)
+    count = len(truth.frames)
+    others = truth_of(videos, count, count, n_frames, device).frames if len(videos.starts) - 1 >= count + 2 else None      # a covariance wants two
     slow = next((r["denoise_ms_per_frame"] for r in rows if r["model"] == "teacher"), None)
     for row in rows:
         row["speedup"] = slow / row["denoise_ms_per_frame"] if slow and row["denoise_ms_per_frame"] else None
-    setting = dict(seed=args.seed, seeds=args.seeds, clips=len(truth.frames), frames=n_frames, data="toy" if truth.seeds else "own clips", bf16=args.bf16,
+    setting = dict(seed=args.seed, seeds=args.seeds, clips=count, frames=n_frames, data="toy" if truth.seeds else "own clips", bf16=args.bf16,
                    machine=f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {device}, torch {torch.__version__}",
-                   **judge.references(videos, n_frames))
+                   **judge.references(others))
     return plain({"rows": rows, "setting": setting})
 
 

@@ -36,7 +36,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def judge(place):
     truth = evaluate.truth_of(tiny_data.load(place / "data", "test"), 0, 6, 40, CPU)
-    return evaluate.Judge(truth, metrics.load_metrics(SHIPPED / "metrics.pt"), CPU)
+    return metrics.Judge(truth, metrics.load_metrics(SHIPPED / "metrics.pt"), CPU)
 
 
 @pytest.fixture(scope="module")
