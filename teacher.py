@@ -1,7 +1,7 @@
 """The teacher: an audio-driven talking-portrait diffusion model, 40 DDIM steps x 3 guidance branches = 120 evaluations.
 
     x_t = α_t x0 + σ_t ε,    v = α_t ε − σ_t x0,    α_t = cos(πt / 2T),  σ_t = sin(πt / 2T)
-    L   = E || v̂(x_t, t, c) − v ||²                             over the frames that are to be generated; the mouth weighs more
+    L   = E || v̂(x_t, t, c) − v ||²                             over the frames that are to be generated; mouth and eyes weigh more
     v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]                      (guidance, 3 branches)
     x̂0 = α_t x_t − σ_t v_g,   ε̂ = σ_t x_t + α_t v_g
     x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from t = T down to 0)
@@ -36,7 +36,7 @@ class Config:
     out: str = "out/teacher"     # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/teacher.pt"  # where the trained network goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    steps: int = 7000            # optimiser steps
+    steps: int = 11000           # optimiser steps
     short_steps: int = 2000      # ablation: the first of them, which see four times as many clips of a quarter of the frames; 0 = none
     batch: int = 8               # clips per step
     frames: int = 16             # frames per clip
@@ -55,7 +55,7 @@ class Config:
     drop_audio: float = 0.1      # ablation: how often the sound alone is dropped (trains the branch ref)
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
     ref_gap: int = REF_GAP       # ablation: frames between a clip and its portrait, at least; 0 = any frame, also one of the clip's
-    mouth: float = 3.0           # ablation: how much more the mouth's places weigh in the loss
+    face: float = 3.0            # ablation: how much more the places of mouth and eyes weigh in the loss
     sound_steps: int = 2000      # ablation: steps in which the sound's tokens first learn to name phones (toy set only)
 
 
@@ -63,6 +63,7 @@ SMOKE = dict(videos=4, steps=6, short_steps=2, batch=2, channels=16, warmup=2, s
              weights="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", data="data/smoke")
 T = 1000
 MOUTH = slice(4, 7), slice(2, 6)       # latent rows and columns in which the mouth lies, whatever the head does
+FACE = slice(3, 7), slice(2, 6)        # and with the eyes, which are the row above it
 BLOCKS = ("down1", "down2", "mid1", "mid2", "up1", "up2")
 STEPS, S_REF, S_AUDIO = 40, 1.1, 2.0    # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
 NOISE = dict(smooth=0.7, mouth_noise=0.0)          # and its x_T: shape_noise
@@ -153,14 +154,14 @@ def guide(v_none, v_ref, v_full, s_ref, s_audio):
     return v_none + s_ref * (v_ref - v_none) + s_audio * (v_full - v_ref)
 
 
-def v_loss(v_hat, v, mask, mouth=1.0):
+def v_loss(v_hat, v, mask, face=1.0):
     """Mean of (v̂ − v)² over the frames to be generated. v̂, v (B, F, C, H, W); mask (B, F), 1 = given as context.
 
-    mouth: how much the places around the mouth (MOUTH, 12 of 64) weigh. The best answer at a place is the mean of v given x_t and c
+    face: how much the places of mouth and eyes (FACE, 16 of 64) weigh. The best answer at a place is the mean of v given x_t and c
     whatever it weighs: a weight does not move the optimum, it says where a small network should be good first.
     """
     place = torch.ones(v.shape[-2:], device=v.device)
-    place[MOUTH] = mouth
+    place[FACE] = face
     free = ((1 - mask)[:, :, None, None, None] * place).expand_as(v)
     return (free * (v_hat - v) ** 2).sum() / free.sum()
 
@@ -365,7 +366,7 @@ def train(cfg, resume=False):
 
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                        # loss
             v_hat = model(add_noise(x0, eps, t), t, drop(cond, keep_ref, keep_audio))
-        loss = v_loss(v_hat, v_target(x0, eps, t), cond.mask, cfg.mouth)
+        loss = v_loss(v_hat, v_target(x0, eps, t), cond.mask, cfg.face)
 
         model.zero_grad(set_to_none=True)                                                         # step
         loss.backward()

@@ -10,8 +10,9 @@ import teacher
 from helpers import condition, prepare, small_unet, train_with_a_power_cut
 from latents import cond_map, drop
 from listener import pretrain_sound
-from teacher import (MOUTH, Block, T, UNet, add_noise, alpha_sigma, ddim_sample, ddim_step, eps_from_v, guide, guided_v, shape_noise,
+from teacher import (FACE, MOUTH, Block, T, UNet, add_noise, alpha_sigma, ddim_sample, ddim_step, eps_from_v, guide, guided_v, shape_noise,
                      trailing_timesteps, v_loss, v_target, x0_from_v)
+from tiny_data import faces
 
 torch.manual_seed(0)
 X0, EPS = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64), torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
@@ -214,18 +215,29 @@ def test_loss_is_zero_for_the_truth_and_counts_only_free_frames():
     assert_close(v_loss(v + 2, v, 0 * mask), torch.tensor(4.0))
 
 
-def test_the_mouth_weighs_more_but_the_best_answer_is_the_same():
+@pytest.mark.parametrize("place, weight", [((5, 3), 3), ((3, 2), 3), ((2, 2), 1), ((3, 6), 1), ((7, 5), 1), ((0, 0), 1)])      # mouth, eye, and others
+def test_mouth_and_eyes_weigh_more_but_the_best_answer_is_the_same(place, weight):
     v, mask = torch.randn(2, 3, 16, 8, 8), torch.zeros(2, 3)
     wrong = v.clone()
-    wrong[..., 5, 3] += 8                                                     # one of the mouth's 12 places
-    assert_close(v_loss(wrong, v, mask, mouth=3.0), torch.tensor(3 * 64.0 / (52 + 3 * 12)))
-    wrong = v.clone()
-    wrong[..., 0, 0] += 8
-    assert_close(v_loss(wrong, v, mask, mouth=3.0), torch.tensor(64.0 / (52 + 3 * 12)))
+    wrong[..., *place] += 8
+    assert_close(v_loss(wrong, v, mask, face=3.0), torch.tensor(weight * 64.0 / (48 + 3 * 16)))
     answer = torch.zeros_like(v[:1]).requires_grad_(True)                     # one answer for two targets: the best is their mean
     best = v.mean(0, keepdim=True)
-    v_loss(answer.expand_as(v) + best, v, mask, mouth=3.0).backward()
+    v_loss(answer.expand_as(v) + best, v, mask, face=3.0).backward()
     assert_close(answer.grad, torch.zeros_like(answer), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("part, region, share", [("blink", FACE, 0.9), ("jaw", FACE, 0.9), ("jaw", MOUTH, 0.9)])
+def test_mouth_and_eyes_lie_where_they_weigh_more_whatever_the_head_does(part, region, share):
+    changed, column = np.zeros((8, 8)), faces.MOTION.index(part)
+    for seed in range(12):
+        who, rng = faces.identity(seed), np.random.default_rng(seed)
+        off = faces.motion(seed, rng.random((60, 3)))
+        on = off.copy()
+        off[:, column], on[:, column] = 0, 1
+        difference = np.abs(faces.render(who, off).astype(float) - faces.render(who, on))
+        changed += difference.sum((0, 3)).reshape(8, 8, 8, 8).sum((1, 3))     # a place of the latent is 8 x 8 pixels
+    assert changed[region].sum() > share * changed.sum()
 
 
 # ---- network
