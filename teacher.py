@@ -6,7 +6,7 @@
     x̂0 = α_t x_t − σ_t v_g,   ε̂ = σ_t x_t + α_t v_g
     x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from t = T down to 0)
 
-    python teacher.py --bf16                 60 minutes on two CPU cores (AMX; torch 2.13.0): the shipped weights
+    python teacher.py --bf16                 52 minutes on two CPU cores (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
     python teacher.py --smoke                everything at toy size in seconds (after python autoencoder.py --smoke)
 Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt, contact sheets.
 
