@@ -202,10 +202,9 @@ def look(sampler, clips, autoencoder, reader, motion):
 
 # ---------------------------------------------------------------- training: what both stages share, then stage 1
 
-def inherit(cfg, made, *more):
-    """cfg with the size of the network that it starts from, whose Config `made` was, and with `more` of its settings. Raises ValueError if others
-    were asked for."""
-    size = {k: made[k] for k in ("channels", "frames", "context")} | {k: made.get(k, 0) for k in more}
+def inherit(cfg, made):
+    """cfg with the size of the network that it starts from, whose Config `made` was. Raises ValueError if another was asked for."""
+    size = {k: made[k] for k in ("channels", "frames", "context")}
     if other := [k for k, v in size.items() if getattr(cfg, k) not in (0, v)]:
         raise ValueError(f"--{other[0]} {getattr(cfg, other[0])}: the network to start from has {size[other[0]]}; leave the option out")
     return replace(cfg, **size)

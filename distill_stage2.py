@@ -1,14 +1,13 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
-    ε' = √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                                            (the student's noise; none at the mouth)
+    ε' = √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                 (the student's noise; none at the mouth; only in directions in which faces move)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + λ [R(x0) + R(x̂0) + R(x_ref)]
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = mean (D(x) − D(x + σ n))²                                                   (gradient penalties by finite noise: R1, R2, R3)
 
 x0, x̂0 and x_ref share the condition c. x_ref is a 4-step sample of the frozen stage-1 student, drawn with noise of its own: it lies between
 the data and the N-step student. D starts from the same student's weights, in each phase again, and learns alone for some iterations; student and moving average go on.
-In sampling ε' also keeps to the directions in which faces move (distill_stage1.motion_directions): what leaks of the rest through one step flickers.
 At the start of a phase the last timestep is drawn between the old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
 
@@ -40,7 +39,7 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
-    batch: int = 4               # clips per iteration
+    batch: int = 8               # clips per iteration
     lr: float = 3e-5             # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump less far
     warmup: int = 10             # student updates of linear warm-up in each phase, while the rate already falls to zero along a cosine
     disc_lr: float = 5e-4        # of the discriminator
@@ -55,18 +54,17 @@ class Config:
     phase_steps: int = 20        # ablation: student updates in each of the phases 3 and 2
     last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
-    smooth: float = 6.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
+    smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
-    train_directions: int = 0    # ablation: it keeps to so many of the 4-step student's directions in which faces move most; 0 = to none
+    directions: int = 256        # ablation: it keeps to so many of the 4-step student's directions in which faces move most, in sampling to half of them; 0 = to none
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
-    penalty: float = 100.0       # ablation: λ of the gradient penalties; 0 = none
+    penalty: float = 20.0        # ablation: λ of the gradient penalties; 0 = none
     sigma: float = 0.1           # ablation: σ of their noise; λ and σ together act like R1 with γ = 2 λ σ²
     disc_init: str = "student"   # ablation: the discriminator starts as the student, or random
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
-    directions: int = 0          # to half of which it keeps in sampling: always the 4-step student's, filled in for the log
-    channels: int = 0            # of the UNet: the same
+    channels: int = 0            # of the UNet: always the 4-step student's, filled in for the log
     frames: int = 0              # of a clip: the same
     context: int = 0             # frames given from the previous chunk: the same
 
@@ -185,13 +183,14 @@ def train(cfg, resume=False):
     reference, made = load_stage1(cfg.student, device)
     if made.get("target_steps", 4) != 4:
         raise ValueError(f"{cfg.student} is a student of {made['target_steps']} steps: stage 2 starts from one of 4")
-    cfg = inherit(cfg, made, "directions")
+    cfg = inherit(cfg, made)
     clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks
     refer = student_sampler(reference, made)                                  # x_ref: as the 4-step student is sampled
     student = trainable(deepcopy(reference))
-    ema, motion = deepcopy(reference), kept_directions(reference, cfg.train_directions)
+    student.motion = kept_directions(reference, cfg.directions)
+    ema = deepcopy(student).eval().requires_grad_(False)
     disc = deepcopy(reference) if cfg.disc_init == "student" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)
     disc.audio.load_state_dict(reference.audio.state_dict())                  # a random one too has the student's listener
     disc = Discriminator(trainable(disc)).to(device, memory_format=torch.channels_last)
@@ -219,7 +218,7 @@ def train(cfg, resume=False):
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
-        own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise, motion)         # the student's
+        own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise, student.motion)         # the student's
         last = draw_last(before, n, k, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):

@@ -202,7 +202,7 @@ def test_while_the_discriminator_learns_alone_neither_student_nor_reference_chan
 # ---- training
 
 SMALL = dict(data="data", videos=1, autoencoder="ae.pt", student="stage1.pt", metrics="", batch=2, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1,
-             log_every=1, save_every=2, sample_every=9)
+             log_every=1, save_every=2, sample_every=9, directions=4)
 
 
 @pytest.fixture(scope="module")
@@ -236,14 +236,16 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
     assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE), 1).sum())
 
 
-@pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(train_directions=4),
+@pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(directions=0), dict(directions=2),
                                   dict(disc_init="random"), pytest.param(dict(bf16=True), marks=pytest.mark.slow)])
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     other = stage2.train(replace(BASE, **flag))
     assert any((a != b).any() for a, b in zip(usual.parameters(), other.parameters()))
+    kept = flag.get("directions", 4)
+    assert other.motion is None if not kept else torch.equal(other.motion, usual.motion[:kept])
 
 
-@pytest.mark.parametrize("flag, message", [(dict(gan="wgan"), "--gan must be"), (dict(disc_init="none"), "--disc-init must be"), (dict(channels=32), "leave the option out"), (dict(train_directions=5), "this student was trained with 4"), (dict(directions=5), "leave the option out")])
+@pytest.mark.parametrize("flag, message", [(dict(gan="wgan"), "--gan must be"), (dict(disc_init="none"), "--disc-init must be"), (dict(channels=32), "leave the option out"), (dict(directions=5), "this student was trained with 4")])
 def test_a_wrong_switch_is_named(workplace, flag, message):
     with pytest.raises(ValueError, match=message):
         stage2.train(replace(stage2.Config(**SMALL), **flag))
