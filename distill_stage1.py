@@ -10,9 +10,9 @@ move. x0_real is the frozen teacher with guidance; x0_fake a copy of it that is 
 the student makes now. Where the two agree, the student's samples are distributed as the teacher's, and g vanishes.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
-    python distill_stage1.py                     35 minutes on two CPU cores (AVX2; torch 2.13.0): the shipped weights; --bf16 pays with AMX
+    python distill_stage1.py --bf16              15 minutes on one CPU core (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
-    python distill_stage1.py --bf16 --target-steps 1 --directions 0 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
+    python distill_stage1.py --bf16 --target-steps 1 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
