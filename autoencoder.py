@@ -42,7 +42,7 @@ class Config:
     save_every: int = 1000       # steps between checkpoints and contact sheets
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
-    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
+    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
 
 
 SMOKE = dict(videos=4, steps=4, decoder_steps=2, batch=8, log_every=2, save_every=3, data="data/smoke", out="out/smoke/autoencoder", weights="out/smoke/autoencoder.pt")

@@ -52,7 +52,7 @@ class Config:
     sample_every: int = 100      # iterations between looks: lip-sync, spread, contact sheet
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
-    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
+    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
     target_steps: int = 4        # ablation: steps of the student; 1 = direct DMD to one step
     fake_updates: int = 3        # ablation: fake-score updates per student update, on the samples that the student has just made
     s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head

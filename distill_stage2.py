@@ -49,7 +49,7 @@ class Config:
     sample_every: int = 100      # iterations between looks: lip-sync, spread, contact sheet
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
-    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
+    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
     warm_disc: int = 10          # ablation: iterations at the start of a phase in which only the discriminator learns
     phase_steps: int = 20        # ablation: student updates in each of the phases 3 and 2
     last_steps: int = 200        # ablation: student updates in phase 1

@@ -265,7 +265,7 @@ def parse_args(argv):
     parser.add_argument("--size", type=even, default=256, metavar="PIXELS", help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)")
     parser.add_argument("--upscale", choices=["smooth", "nearest"], default="smooth", help="nearest shows the true pixels (default: smooth)")
     parser.add_argument("--device", default="auto", help="auto = cuda if there is one, else cpu")
-    parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16 (CPUs with AMX and GPUs: faster)")
+    parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)")
     return parser.parse_args(argv)
 
 

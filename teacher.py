@@ -50,7 +50,7 @@ class Config:
     sample_every: int = 1000     # steps between contact sheets
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
-    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
+    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
     drop_ref: float = 0.1        # ablation: how often portrait and sound are dropped (trains the branch ∅)
     drop_audio: float = 0.1      # ablation: how often the sound alone is dropped (trains the branch ref)
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames

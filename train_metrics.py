@@ -38,7 +38,7 @@ class Config:
     log_every: int = 100         # steps
     seed: int = 0
     device: str = "auto"         # auto = cuda if there is one, else cpu
-    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX and GPUs: faster)
+    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
 
 
 SMOKE = dict(videos=4, steps_reader=4, steps_features=4, steps_sync=4, batch=8, log_every=2, data="data/smoke", out="out/smoke/metrics",

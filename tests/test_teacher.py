@@ -216,19 +216,23 @@ def test_loss_is_zero_for_the_truth_and_counts_only_free_frames():
 
 
 @pytest.mark.parametrize("place, weight", [((5, 3), 3), ((3, 2), 3), ((2, 2), 1), ((3, 6), 1), ((7, 5), 1), ((0, 0), 1)])      # mouth, eye, and others
-def test_mouth_and_eyes_weigh_more_but_the_best_answer_is_the_same(place, weight):
+def test_mouth_and_eyes_weigh_more(place, weight):
     v, mask = torch.randn(2, 3, 16, 8, 8), torch.zeros(2, 3)
     wrong = v.clone()
     wrong[..., *place] += 8
     assert_close(v_loss(wrong, v, mask, face=3.0), torch.tensor(weight * 64.0 / (48 + 3 * 16)))
+
+
+def test_weighing_places_leaves_the_best_answer_the_same():
+    v, mask = torch.randn(2, 3, 16, 8, 8), torch.zeros(2, 3)
     answer = torch.zeros_like(v[:1]).requires_grad_(True)                     # one answer for two targets: the best is their mean
     best = v.mean(0, keepdim=True)
     v_loss(answer.expand_as(v) + best, v, mask, face=3.0).backward()
     assert_close(answer.grad, torch.zeros_like(answer), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("part, region, share", [("blink", FACE, 0.9), ("jaw", FACE, 0.9), ("jaw", MOUTH, 0.9)])
-def test_mouth_and_eyes_lie_where_they_weigh_more_whatever_the_head_does(part, region, share):
+@pytest.mark.parametrize("part, region", [("blink", FACE), ("jaw", FACE), ("jaw", MOUTH)])
+def test_mouth_and_eyes_lie_where_they_weigh_more_whatever_the_head_does(part, region):
     changed, column = np.zeros((8, 8)), faces.MOTION.index(part)
     for seed in range(12):
         who, rng = faces.identity(seed), np.random.default_rng(seed)
@@ -237,7 +241,7 @@ def test_mouth_and_eyes_lie_where_they_weigh_more_whatever_the_head_does(part, r
         off[:, column], on[:, column] = 0, 1
         difference = np.abs(faces.render(who, off).astype(float) - faces.render(who, on))
         changed += difference.sum((0, 3)).reshape(8, 8, 8, 8).sum((1, 3))     # a place of the latent is 8 x 8 pixels
-    assert changed[region].sum() > share * changed.sum()
+    assert changed[region].sum() > 0.9 * changed.sum()
 
 
 # ---- network
