@@ -1,13 +1,14 @@
 """Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
 
-    x̂0 = G(x_τ, τ),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, 3T/4, T/2, T/4          (the student's sampler, each time a fresh ε')
+    x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, 3T/4, T/2, T/4          (the student's sampler, each time a fresh ε')
     g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 + σ_t ε,   t ~ U[0.02 T, 0.98 T]
-    L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 is g, over their number)
+    L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 = g / n, n numbers in x̂0)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
 
-ε and ε' are shaped (teacher.shape_noise): ε as the teacher's x_T, ε' as the student's, which also keeps to the directions in which faces
-move. x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise what
-the student makes now. Where the two agree, the student's samples are distributed as the teacher's, and g vanishes.
+x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise what the student
+makes now. In DMD itself g vanishes where the student's samples are distributed as the teacher's. Guidance bends that aim, as it does when the
+teacher samples; so does shaped noise (teacher.shape_noise): ε as the teacher's x_T, ε' the student's, which also keeps to the directions in which
+faces move.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
     python distill_stage1.py --bf16              15 minutes on one CPU core (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
@@ -60,7 +61,7 @@ class Config:
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
-    directions: int = 256        # ablation: it keeps to so many directions in which faces move most, in sampling to half of them; 0 = to none, as in the paper
+    directions: int = 256        # ablation: in how many directions, those in which faces move most; sampling uses half of them; 0 = in all, as in the paper
     score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: as the teacher is sampled; 0 = as in the paper
     score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
@@ -171,7 +172,7 @@ def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, 
 
 def sampling_settings(made):
     """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it:
-    as it was trained, but in noise of half as many directions: steadier pictures, hardly calmer heads."""
+    as it was trained, but in half as many directions of noise (a truncation): steadier pictures, hardly calmer heads."""
     settings = {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise", "directions") if key in made}
     if "directions" in settings:
         settings["directions"] = (settings["directions"] + 1) // 2

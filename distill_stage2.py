@@ -1,15 +1,16 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
-    ε' = √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)                 (the student's noise; none at the mouth; only in directions in which faces move)
+    ε' = Vᵀ V √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)             (the student's noise; V: directions in which faces move; none at the mouth)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + λ [R(x0) + R(x̂0) + R(x_ref)]
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
-    R(x) = mean (D(x) − D(x + σ n))²                                                   (gradient penalties by finite noise: R1, R2, R3)
+    R(x) = mean (D(x_t) − D(x_t + σ_p n))²                                             (gradient penalties by finite noise: R1, R2, R3)
 
-x0, x̂0 and x_ref share the condition c. x_ref is a 4-step sample of the frozen stage-1 student, drawn with noise of its own: it lies between
-the data and the N-step student. D starts from the same student's weights, in each phase again, and learns alone for some iterations; student and moving average go on.
+D sees x_t = α_t x + σ_t ε, t ~ U[0, 0.6 T], with the same t and ε for x0, x̂0 and x_ref; they also share the condition c. x_ref is a 4-step sample of the
+frozen stage-1 student, from noise of its own: better than what N steps make, a nearer aim than the data. D starts from the same student's weights, in
+each phase again, and learns alone for some iterations; student and moving average go on.
 At the start of a phase the last timestep is drawn between the old phase's and the new one's, so that the last step learns to jump further and further.
-Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties).
+Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties); Diffusion-GAN 2206.02262 (noised clips).
 
     python distill_stage2.py --bf16              9 minutes on one CPU core (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
@@ -27,7 +28,7 @@ from autoencoder import load_autoencoder
 from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from distill_stage1 import check_noise, inherit, kept_directions, load_stage1, look, material, rollout, student_sampler, update
 from latents import contact_sheet
-from teacher import T, UNet, hold_context, load_teacher, shape_noise, trailing_timesteps, trainable
+from teacher import T, UNet, add_noise, hold_context, load_teacher, shape_noise, trailing_timesteps, trainable
 
 
 @dataclass
@@ -56,12 +57,13 @@ class Config:
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
-    directions: int = 256        # ablation: it keeps to so many of the 4-step student's directions in which faces move most, in sampling to half of them; 0 = to none
+    directions: int = 256        # ablation: in how many of the 4-step student's directions, those in which faces move most; sampling uses half of them; 0 = in all, as in the paper
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
     penalty: float = 20.0        # ablation: λ of the gradient penalties; 0 = none
-    sigma: float = 0.1           # ablation: σ of their noise; λ and σ together act like R1 with γ = 2 λ σ²
+    sigma: float = 0.1           # ablation: σ_p of their noise; λ and σ_p together act like R1 with γ = 2 λ σ_p²
+    disc_noise: float = 0.6      # ablation: D sees clips noised to a t drawn up to this share of T; 0 = clean clips
     disc_init: str = "student"   # ablation: the discriminator starts as the student, or random
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
     channels: int = 0            # of the UNet: always the 4-step student's, filled in for the log
@@ -93,8 +95,8 @@ def draw_last(before, n, i, warm, u):
 def warm_timesteps(n, i, warm, last):
     """The timesteps at student update i of phase N: τ^N with its last one replaced by last (B,).
 
-    Phase 1 has one timestep, T, and noise labelled with less would be an input that no sampler makes: while its last one is drawn it keeps
-    the step at T before it, so it starts as a sampler of two steps, whose second one jumps further and further.
+    Phase 1 has one timestep, T. Were that one drawn, the network would get pure noise labelled as less: an input that no sampler makes. So while
+    its last timestep is drawn, phase 1 keeps a step at T before it: a sampler of two steps, whose second one jumps further and further.
     """
     head = phase_timesteps(n)[:-1]
     if n == 1 and i < warm:
@@ -133,18 +135,18 @@ def gen_objective(kind, real, reference, fake, weight):
     return gen_loss(kind, real, fake) + weight * self_compare_loss(fake, reference)
 
 
-def penalty(disc, x, value, cond, sigma, n):
-    """mean (D(x) − D(x + σ n))²: how steep D is around x. Seaweed-APT, 2501.08316, approximated R1. value = D(x), gradient through both."""
-    return (value - disc(hold_context(x + sigma * n, cond), cond)).square().mean()
+def penalty(disc, xt, t, value, cond, sigma, n):
+    """mean (D(x_t) − D(x_t + σ n))²: how steep D is around x_t. Seaweed-APT, 2501.08316, approximated R1. value = D(x_t), gradient through both; sigma is σ_p."""
+    return (value - disc(hold_context(xt + sigma * n, cond), t, cond)).square().mean()
 
 
 # ---------------------------------------------------------------- the discriminator
 
 class Discriminator(nn.Module):
-    """x (B, F, C, H, W), Cond -> (B,): the first half of the few-step student with a head on each of its two levels.
+    """x_t (B, F, C, H, W), t (B,), Cond -> (B,): the first half of the few-step student with a head on each of its two levels.
 
-    It looks at clean clips, so t = 0. A value for every place, summed over a frame, averaged over the free frames. The last layer is zero
-    and has no bias: the adversarial gradient grows from 0, and a bias would cancel in a relativistic loss.
+    A value for every place, summed over a frame, averaged over the free frames. The last layer is zero and has no bias: the adversarial
+    gradient grows from 0, and a bias would cancel in a relativistic loss.
     """
 
     def __init__(self, unet):
@@ -155,8 +157,8 @@ class Discriminator(nn.Module):
         for head in self.heads:
             nn.init.zeros_(head[-1].weight)
 
-    def forward(self, x, cond):
-        levels = self.unet.encode(x, torch.zeros(len(x), device=x.device), cond)[0][1:]         # (B F, c, 8, 8), (B F, c, 4, 4)
+    def forward(self, xt, t, cond):
+        levels = self.unet.encode(xt, t, cond)[0][1:]                                            # (B F, c, 8, 8), (B F, c, 4, 4)
         free = 1 - cond.mask
         values = sum(head(h).float().sum((1, 2, 3)) for head, h in zip(self.heads, levels)).view_as(free)
         return (values * free).sum(1) / free.sum(1)
@@ -172,6 +174,8 @@ def train(cfg, resume=False):
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
     check_noise(cfg, "smooth", "mouth_noise")
+    if not 0 <= cfg.disc_noise <= 1:
+        raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {cfg.disc_noise}")
 
     # 1 seed and device
     torch.manual_seed(cfg.seed)
@@ -220,17 +224,20 @@ def train(cfg, resume=False):
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
         own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise, student.motion)         # the student's
         last = draw_last(before, n, k, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
+        t_disc, eps_disc = (cfg.disc_noise * T * torch.rand(cfg.batch, generator=generator)).to(device), noise()
+        seen = lambda x: hold_context(add_noise(x, eps_disc, t_disc), cond)   # what D sees of a clip: in noise real and false ones overlap
+        value = lambda x: disc(seen(x), t_disc, cond)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):
                 x0_hat = rollout(student, cond, own, warm_timesteps(n, k, cfg.curriculum, last), made.get("renoise", "fresh"))
             x_ref = refer(cond, noise)
 
             samples = x0, x0_hat.detach(), x_ref                               # detach: the discriminator must not train the student
-            d_real, d_fake, d_ref = values = [disc(x, cond) for x in samples]                       # loss of the discriminator
+            d_real, d_fake, d_ref = values = [value(x) for x in samples]      # loss of the discriminator
             count = 3 if cfg.self_compare else 2
             one = int(torch.randint(count, (), generator=generator))           # R1, R2 or R3, three times: their sum on average, at a third of its cost
             n_penalty = noise()                                               # drawn also without penalty: both runs see the same clips and noise
-            loss_r = cfg.penalty * count * penalty(disc, samples[one], values[one], cond, cfg.sigma, n_penalty) if cfg.penalty else torch.zeros(())
+            loss_r = cfg.penalty * count * penalty(disc, seen(samples[one]), t_disc, values[one], cond, cfg.sigma, n_penalty) if cfg.penalty else torch.zeros(())
             loss_d = disc_objective(cfg.gan, d_real, d_ref, d_fake, cfg.self_compare) + loss_r
         update(step, "discriminator", disc, disc_optimiser, cfg.disc_lr, loss_d)               # step
 
@@ -239,8 +246,8 @@ def train(cfg, resume=False):
         if learn:
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                    # loss of the student
                 with torch.no_grad():                                         # D has just changed: its values again
-                    g_real, g_ref = disc(x0, cond), disc(x_ref, cond)
-                g_fake = disc(x0_hat, cond)
+                    g_real, g_ref = value(x0), value(x_ref)
+                g_fake = value(x0_hat)
                 loss_g = gen_objective(cfg.gan, g_real, g_ref, g_fake, cfg.self_compare)
             lr = cfg.lr / n * cosine_decay(i / updates) * min(1, (i + 1) / max(1, cfg.warmup))
             update(step, "student", student, optimiser, lr, loss_g)           # step

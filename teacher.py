@@ -4,7 +4,7 @@
     L   = E || v̂(x_t, t, c) − v ||²                             over the frames that are to be generated; mouth and eyes weigh more
     v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]                      (guidance, 3 branches)
     x̂0 = α_t x_t − σ_t v_g,   ε̂ = σ_t x_t + α_t v_g
-    x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from t = T down to 0)
+    x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from x_T = shape_noise(ε) down to t = 0)
 
     python teacher.py --bf16                 52 minutes on two CPU cores (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
     python teacher.py --smoke                everything at toy size in seconds (after python autoencoder.py --smoke)
@@ -126,10 +126,11 @@ def shape_noise(eps, smooth, mouth_noise, motion=None):
     """A sampler's ε -> ε', alike over ℓ = smooth frames, only where faces move, mouth_noise times as strong at the mouth. (B, F, C, H, W).
     (0, 1) leaves ε as it is.
 
-    Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): a Gaussian process (Rasmussen & Williams, eq. 4.9), N(0, 1) in
+    Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): a Gaussian process (Rasmussen & Williams, eq. 4.9), N(0, I) in
     every frame as before. What moves a head is smooth, and slow noise decides slow motion (FreeInit, 2312.07537; frames share noise in PYoCo, too,
     2305.10474). A = √K is symmetric: no frame is special.
-    Where faces move: every frame's ε' = Vᵀ V ε, with V = motion (k, C H W), orthonormal rows (distill_stage1.motion_directions), None for all.
+    Where faces move: every frame's ε' = Vᵀ V ε, with V = motion (k, C H W), orthonormal rows (distill_stage1.motion_directions), None for all: noise
+    of k of the C H W dimensions, no longer N(0, I).
     The mouth's places get mouth_noise · ε. Noise is what a sample has beyond its condition: there the sound decides, and noise only shakes the
     lips. (Less noise, less variety, better samples: the truncation trick of BigGAN, 1809.11096, here in one place only.)
     """
@@ -158,7 +159,7 @@ def v_loss(v_hat, v, mask, face=1.0):
     """Mean of (v̂ − v)² over the frames to be generated. v̂, v (B, F, C, H, W); mask (B, F), 1 = given as context.
 
     face: how much the places of mouth and eyes (FACE, 16 of 64) weigh. The best answer at a place is the mean of v given x_t and c
-    whatever it weighs: a weight does not move the optimum, it says where a small network should be good first.
+    whatever it weighs: weights leave the optimum where it is, and only steer what a small network spends its capacity on.
     """
     place = torch.ones(v.shape[-2:], device=v.device)
     place[FACE] = face
@@ -294,8 +295,8 @@ def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, smo
     """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without.
     x_T = shape_noise(ε, smooth, mouth_noise): ε itself by default, NOISE where the teacher is used.
 
-    The places of context frames hold their true latents, noised to the same t, as in training: what the network answers there
-    is nothing that it was taught. They are returned as given.
+    The places of context frames hold their true latents, noised to the same t, as in training. The loss leaves these places out, so
+    the network's answer there is thrown away; they are returned as given.
     """
     x = eps = shape_noise(eps, smooth, mouth_noise)
     ts = trailing_timesteps(steps)

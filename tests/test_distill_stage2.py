@@ -16,6 +16,7 @@ from helpers import condition, prepare, small_unet, train_with_a_power_cut
 from teacher import T
 from test_distill_stage1 import SHAPE
 
+CLEAN = torch.zeros(SHAPE[0])                                                 # t of a clip without noise
 KINDS = ("relativistic", "hinge", "vanilla")
 
 
@@ -123,8 +124,8 @@ def test_penalty_vanishes_for_a_constant_discriminator_and_grows_with_its_slope(
     x, n, c = torch.randn(SHAPE), torch.randn(SHAPE), condition()
     values = []
     for slope in (0.0, 1.0, 2.0):
-        disc = lambda x, cond: 5 + slope * x.mean((1, 2, 3, 4))
-        values.append(penalty(disc, x, disc(x, c), c, 0.1, n).item())
+        disc = lambda x, t, cond: 5 + slope * x.mean((1, 2, 3, 4))
+        values.append(penalty(disc, x, CLEAN, disc(x, CLEAN, c), c, 0.1, n).item())
     assert values[0] == 0
     assert_close(values[2], 4 * values[1], rtol=1e-3, atol=0)
 
@@ -134,16 +135,16 @@ def test_penalty_of_a_linear_discriminator_is_sigma_squared_times_its_slope_squa
     torch.manual_seed(0)
     w, c = torch.randn(SHAPE[1:]), condition(2000, frames=1)
     x = torch.zeros(2000, *SHAPE[1:])[:, :1]
-    disc = lambda x, cond: (x * w[:1]).sum((1, 2, 3, 4))
-    found = penalty(disc, x, disc(x, c), c, 0.1, torch.randn(x.shape))
+    disc = lambda x, t, cond: (x * w[:1]).sum((1, 2, 3, 4))
+    found = penalty(disc, x, CLEAN, disc(x, CLEAN, c), c, 0.1, torch.randn(x.shape))
     assert_close(found.item(), 0.01 * w[:1].square().sum().item(), rtol=0.1, atol=0)
 
 
 def test_penalty_leaves_context_alone_and_trains_through_both_values():
     c, x = condition(given=4), torch.randn(SHAPE)
     seen, w = [], torch.ones((), requires_grad=True)
-    disc = lambda x, cond: seen.append(x) or w * x[:, 4:].mean((1, 2, 3, 4)) ** 2
-    found = penalty(disc, x, disc(x, c), c, 0.1, torch.randn(SHAPE))
+    disc = lambda x, t, cond: seen.append(x) or w * x[:, 4:].mean((1, 2, 3, 4)) ** 2
+    found = penalty(disc, x, CLEAN, disc(x, CLEAN, c), c, 0.1, torch.randn(SHAPE))
     found.backward()
     assert_close(seen[1][:, :4], c.context[:, :4], rtol=0, atol=0)
     assert_close(w.grad, 2 * found.detach())                                 # the penalty is w² times something: both values carry gradient
@@ -155,11 +156,11 @@ def test_the_zero_head_makes_the_first_adversarial_gradient_zero_and_not_the_sec
     disc, c = Discriminator(small_unet()), condition()
     real, fake = torch.randn(SHAPE), torch.randn(SHAPE, requires_grad=True)
     opt = torch.optim.SGD(disc.parameters(), 1.0)
-    grad, = torch.autograd.grad(gen_loss("relativistic", disc(real, c), disc(fake, c)), fake)
-    assert not grad.any() and not disc(real, c).any()
-    disc_loss("relativistic", disc(real, c), disc(fake.detach(), c)).backward()
+    grad, = torch.autograd.grad(gen_loss("relativistic", disc(real, CLEAN, c), disc(fake, CLEAN, c)), fake)
+    assert not grad.any() and not disc(real, CLEAN, c).any()
+    disc_loss("relativistic", disc(real, CLEAN, c), disc(fake.detach(), CLEAN, c)).backward()
     opt.step()
-    grad, = torch.autograd.grad(gen_loss("relativistic", disc(real, c), disc(fake, c)), fake)
+    grad, = torch.autograd.grad(gen_loss("relativistic", disc(real, CLEAN, c), disc(fake, CLEAN, c)), fake)
     assert grad.abs().max() > 0
 
 
@@ -174,7 +175,7 @@ def trained_disc():
 def test_the_discriminator_sees_the_whole_condition(field):
     disc, c, x = trained_disc(), condition(given=4), torch.randn(SHAPE)
     other = c._replace(mask=torch.zeros_like(c.mask)) if field == "mask" else c._replace(**{field: getattr(c, field) + 1})
-    assert (disc(x, c) - disc(x, other)).abs().max() > 1e-4
+    assert (disc(x, CLEAN, c) - disc(x, CLEAN, other)).abs().max() > 1e-4
 
 
 def test_gradients_reach_exactly_the_networks_they_should():
@@ -183,11 +184,23 @@ def test_gradients_reach_exactly_the_networks_they_should():
     fake, compared, real = rollout(student, c, noise, phase_timesteps(2)), few_step_sample(reference, c, noise), torch.randn(SHAPE)
     assert not compared.requires_grad                                        # the reference carries no gradient
     fakes = fake.detach()
-    (disc_loss("relativistic", disc(real, c), disc(fakes, c)) + self_compare_loss(disc(compared, c), disc(fakes, c))).backward()
+    (disc_loss("relativistic", disc(real, CLEAN, c), disc(fakes, CLEAN, c)) + self_compare_loss(disc(compared, CLEAN, c), disc(fakes, CLEAN, c))).backward()
     assert all(p.grad is None for m in (student, reference) for p in m.parameters())
     assert all(p.grad is not None for p in disc.heads.parameters())
-    (gen_loss("relativistic", disc(real, c), disc(fake, c)) + self_compare_loss(disc(fake, c), disc(compared, c))).backward()
+    (gen_loss("relativistic", disc(real, CLEAN, c), disc(fake, CLEAN, c)) + self_compare_loss(disc(fake, CLEAN, c), disc(compared, CLEAN, c))).backward()
     assert any(p.grad is not None and p.grad.any() for p in student.parameters()) and all(p.grad is None for p in reference.parameters())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_discriminator_sees_real_reference_and_fake_in_the_same_noise(workplace, monkeypatch, share):
+    seen, add_noise = [], stage2.add_noise
+    monkeypatch.setattr(stage2, "add_noise", lambda x, eps, t: seen.append((x, eps, t)) or add_noise(x, eps, t))
+    stage2.train(replace(BASE, disc_noise=share, last_steps=1, out="same", weights="same.pt"))
+    first = [call for call in seen if call[2] is seen[0][2]]                  # the first iteration's: x0, x̂0, x_ref, and the penalised one
+    assert len(first) == 4 and all(eps is first[0][1] for _, eps, _ in first)
+    assert len({x for x, _, _ in first[:3]}) == 3 and any(first[3][0] is x for x, _, _ in first[:3])
+    for x, eps, t in seen:
+        assert (0 <= t).all() and (t <= share * T).all() and (share or torch.equal(add_noise(x, eps, t), x))     # 0: clean clips
 
 
 def test_while_the_discriminator_learns_alone_neither_student_nor_reference_changes(workplace):
@@ -236,7 +249,7 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
     assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE), 1).sum())
 
 
-@pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(directions=0), dict(directions=2),
+@pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0), dict(disc_noise=0.0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(directions=0), dict(directions=2),
                                   dict(disc_init="random"), pytest.param(dict(bf16=True), marks=pytest.mark.slow)])
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     other = stage2.train(replace(BASE, **flag))
@@ -245,7 +258,7 @@ def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     assert other.motion is None if not kept else torch.equal(other.motion, usual.motion[:kept])
 
 
-@pytest.mark.parametrize("flag, message", [(dict(gan="wgan"), "--gan must be"), (dict(disc_init="none"), "--disc-init must be"), (dict(channels=32), "leave the option out"), (dict(directions=5), "this student was trained with 4")])
+@pytest.mark.parametrize("flag, message", [(dict(gan="wgan"), "--gan must be"), (dict(disc_init="none"), "--disc-init must be"), (dict(disc_noise=1.1), "--disc-noise is a share"), (dict(channels=32), "leave the option out"), (dict(directions=5), "this student was trained with 4")])
 def test_a_wrong_switch_is_named(workplace, flag, message):
     with pytest.raises(ValueError, match=message):
         stage2.train(replace(stage2.Config(**SMALL), **flag))
