@@ -1,6 +1,6 @@
 """The paper's table for every checkpoint present, on held-out people saying held-out sentences.
 
-    python evaluate.py                            64 videos, 3 seeds: hours on two CPU cores; see --clips, --frames, --seeds
+    python evaluate.py                            64 videos, 3 seeds: hours on two CPU cores; an hour on one with --bf16 --frames 28
     python evaluate.py --quick                    4 videos of 16 frames, one seed: 75 seconds on two CPU cores
     python evaluate.py --json FILE --markdown FILE --models teacher,ddim1
     python evaluate.py --data folder/             your own clips: what needs no ground truth
