@@ -136,7 +136,9 @@ def gen_objective(kind, real, reference, fake, weight):
 
 
 def penalty(disc, xt, t, value, cond, sigma, n):
-    """mean (D(x_t) − D(x_t + σ n))²: how steep D is around x_t. Seaweed-APT, 2501.08316, approximated R1. value = D(x_t), gradient through both; sigma is σ_p."""
+    """mean (D(x_t) − D(x_t + σ_p n))²: how steep D is around x_t; sigma is σ_p, value = D(x_t), and both values carry gradient.
+    Seaweed-APT, 2501.08316, approximated R1.
+    """
     return (value - disc(hold_context(xt + sigma * n, cond), t, cond)).square().mean()
 
 
