@@ -78,9 +78,8 @@ def ablate(args):
         found = []
         for model, made, steps in students:
             videos = [evaluate.speak(student_sampler(model, made, steps=steps), truth, ref, autoencoder, seed, args.bf16) for seed in range(3)]
-            judged = [judge(frames)[0] for frames in videos]
-            found.append({k: float(np.mean([numbers[k] for numbers in judged])) for k in SHOWN})
-        rows.append({"variant": name, **{k: [f[k] for f in found] for k in SHOWN}})
+            found.append(evaluate.summary(name, steps, [judge(frames)[0] for frames in videos]))
+        rows.append({"variant": name, **{k: [float(f[k]) for f in found] for k in SHOWN}})
         pictures.append(videos[0][0, :16])
 
     measure("stage1", [(*first, 4)]), measure("stage1_1step", [(*first, 1)])
