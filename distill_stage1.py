@@ -11,7 +11,7 @@ teacher samples; so does shaped noise (teacher.shape_noise): ε as the teacher's
 faces move.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
-    python distill_stage1.py --bf16              15 minutes on one CPU core (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
+    python distill_stage1.py --bf16              10 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
     python distill_stage1.py --bf16 --target-steps 1 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
@@ -41,7 +41,7 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # the real score, and where student and fake score start
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
-    steps: int = 400             # iterations: one student update and several of the fake score each
+    steps: int = 250             # iterations: one student update and several of the fake score each
     warm_fake: int = 20          # the first of them, in which the fake score learns alone
     batch: int = 8               # clips per iteration
     lr: float = 1e-4             # peak learning rate of the student (AdamW)
@@ -61,7 +61,8 @@ class Config:
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
-    directions: int = 256        # ablation: in how many directions, those in which faces move most; sampling uses half of them; 0 = in all, as in the paper
+    directions: int = 256        # ablation: in how many directions, those in which faces move most; 0 = in all, as in the paper
+    sample_directions: int = 128 # ablation: at most so many when sampling, a truncation: steadier pictures, hardly calmer heads
     score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: as the teacher is sampled; 0 = as in the paper
     score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
@@ -171,12 +172,10 @@ def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, 
 
 
 def sampling_settings(made):
-    """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it:
-    as it was trained, but in half as many directions of noise (a truncation): steadier pictures, hardly calmer heads."""
+    """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it: as it was
+    trained, but for sample_smooth and sample_directions, where it has them and they are less."""
     settings = {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise", "directions") if key in made}
-    if "directions" in settings:
-        settings["directions"] = (settings["directions"] + 1) // 2
-    return settings
+    return settings | {key: min(settings[key], made[f"sample_{key}"]) for key in ("smooth", "directions") if f"sample_{key}" in made}
 
 
 def student_sampler(student, made, **given):
@@ -243,7 +242,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(simulate=("backward", "data"), renoise=("fresh", "ddim"), init=("teacher", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {getattr(cfg, name)!r}")
-    check_noise(cfg, "smooth", "mouth_noise", "score_smooth", "score_mouth")
+    check_noise(cfg, "smooth", "mouth_noise", "directions", "sample_directions", "score_smooth", "score_mouth")
     if not (0 <= cfg.t_min < cfg.t_max <= 1 and cfg.target_steps >= 1):
         raise ValueError(f"0 <= --t-min < --t-max <= 1 and --target-steps >= 1 are wanted, got {cfg.t_min}, {cfg.t_max} and {cfg.target_steps}")
 

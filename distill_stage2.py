@@ -56,8 +56,10 @@ class Config:
     last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
+    sample_smooth: float = 2.5   # ablation: at most so much when sampling: eyes close more often
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
-    directions: int = 256        # ablation: in how many of the 4-step student's directions, those in which faces move most; sampling uses half of them; 0 = in all, as in the paper
+    directions: int = 256        # ablation: in how many of the 4-step student's directions, those in which faces move most; 0 = in all, as in the paper
+    sample_directions: int = 64  # ablation: at most so many when sampling, a truncation: steadier pictures, hair and glasses smear less, calmer heads
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
@@ -175,7 +177,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(gan=("relativistic", "hinge", "vanilla"), disc_init=("student", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
-    check_noise(cfg, "smooth", "mouth_noise")
+    check_noise(cfg, "smooth", "mouth_noise", "directions", "sample_smooth", "sample_directions")
     if not 0 <= cfg.disc_noise <= 1:
         raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {cfg.disc_noise}")
 

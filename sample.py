@@ -260,7 +260,7 @@ def parse_args(argv):
     parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help=f"of the sound (default, teacher: {S_AUDIO})")
     parser.add_argument("--smooth", type=number(float, 0, 100), metavar="FRAMES", help=f"over which the noise is alike, 0 = none (default: as trained; teacher {NOISE['smooth']})")
     parser.add_argument("--mouth-noise", type=number(float, 0, 10), metavar="S", help=f"its strength at the mouth, 1 = as elsewhere (default: as trained; teacher {NOISE['mouth_noise']})")
-    parser.add_argument("--directions", type=number(int, 0, 1024), metavar="K", help="of motion that a student's noise keeps to, 0 = to none (default: half of those it was trained with)")
+    parser.add_argument("--directions", type=number(int, 0, 1024), metavar="K", help="of motion that a student's noise keeps to, 0 = to none (default: stage1 128, stage2 64, of the 256 it was trained with)")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
     parser.add_argument("--size", type=even, default=256, metavar="PIXELS", help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)")
     parser.add_argument("--upscale", choices=["smooth", "nearest"], default="smooth", help="nearest shows the true pixels (default: smooth)")

@@ -170,7 +170,7 @@ def test_the_noise_is_shaped_as_asked_else_as_trained_else_as_the_teachers(folde
 def test_a_students_noise_keeps_to_the_directions_asked_for_and_the_teacher_has_none(folder):
     cond = Cond(REF, torch.randn(1, 16, 20, 64), torch.zeros(1, 16, *REF.shape[1:]), torch.zeros(1, 16))
     eps, student = torch.randn(1, 16, 16, 8, 8), small_unet(directions=4).eval()
-    save_checkpoint(folder / "moving.pt", kind="stage2", config={"channels": 16, "directions": 4}, model=student.state_dict())
+    save_checkpoint(folder / "moving.pt", kind="stage2", config={"channels": 16, "directions": 4, "sample_directions": 2}, model=student.state_dict())
     for flags, kept in ([], 2), (["--directions", "3"], 3), (["--directions", "0"], 0):
         args = sample.parse_args(["--weights", str(folder / "moving.pt"), *flags])
         made = sample.make_sampler("stage2", args, torch.device("cpu"), [])(cond, lambda: eps)
