@@ -131,17 +131,37 @@ def trunk(size, c=24):
         nn.Conv2d(4 * c, 16, 1), nn.Flatten(), nn.Linear(1024, size))
 
 
-class Reader(nn.Module):
-    """Frame (N, 3, 64, 64) in [-1, 1] -> (N, 7) the motion READ in its own units."""
+class Residual(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))): He et al., 1603.05027."""
 
-    def __init__(self):
+    def __init__(self, c):
         super().__init__()
-        self.trunk, self.head = trunk(128), nn.Linear(128, len(READ))
+        layer = lambda: [nn.BatchNorm2d(c), nn.SiLU(), nn.Conv2d(c, c, 3, padding=1)]
+        self.body = nn.Sequential(*layer(), *layer())
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+class Reader(nn.Module):
+    """Frame (N, 3, 64, 64) in [-1, 1] -> (N, 7) the motion READ in its own units.
+
+    Tenths of a pixel tell a wide mouth from a rounded one, so this network is larger than the others, residual and normalised: a trunk without
+    these has twice the squared error after as many training steps.
+    """
+
+    def __init__(self, c=32):
+        super().__init__()
+        stage = lambda c: [Residual(c), nn.BatchNorm2d(c), nn.SiLU()]
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(2), nn.Conv2d(12, c, 3, padding=1), *stage(c),                                # 32 x 32
+            nn.Conv2d(c, 2 * c, 3, 2, 1), *stage(2 * c), nn.Conv2d(2 * c, 4 * c, 3, 2, 1), *stage(4 * c),   # 16 x 16, 8 x 8
+            nn.Conv2d(4 * c, c, 1), nn.Flatten(), nn.Linear(64 * c, 128), nn.SiLU(), nn.Linear(128, len(READ)))
         self.register_buffer("mean", torch.zeros(len(READ)))
         self.register_buffer("std", torch.ones(len(READ)))
 
     def standard(self, x):
-        return self.head(F.silu(self.trunk(x))).float()
+        return self.layers(x).float()
 
     def forward(self, x):
         return self.standard(x) * self.std + self.mean

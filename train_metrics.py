@@ -1,10 +1,10 @@
-"""Trains what judges the videos: three small networks, on the toy training split only (metrics.py holds them and the measures).
+"""Trains what judges the videos: three small networks, none on people who are held out (metrics.py holds them and the measures).
 
-    Reader     L = ‖m̂ − m‖², m standardised motion; a quarter of its faces have lips that no sentence would make
+    Reader     L = ‖m̂ − m‖², m standardised motion; an eighth of its faces have lips that no sentence makes, a third are decoded
     Features   L = InfoNCE of who it is + ‖m̂ − m‖² + amounts of damage; clips: speeds and kind of disorder
     Sync       L = InfoNCE over −‖v_k − a_j‖²
 
-    python train_metrics.py                  17 minutes on one CPU core (AVX2; torch 2.13.0)
+    python train_metrics.py --bf16           half an hour on one CPU core (AVX-512 and AMX; torch 2.13.0), most of it the reader's
     python train_metrics.py --only sync      trains one of them again, keeps the others
 Writes checkpoints/metrics.pt (float16) and out/metrics/log.jsonl.
 """
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 import tiny_data
-from autoencoder import to_pixels
+from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import Log, check_finite, cosine_decay, half, load_checkpoint, one_line_errors, parse, pick_device, same_run, save_checkpoint
 from metrics import CLIP, DISORDER, NETWORKS, READ, blurred, over, r_squared, sync_scores
 from tiny_data import faces
@@ -29,8 +30,10 @@ class Config:
     videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
     out: str = "out/metrics"     # the log, and the networks that are finished while others are not
     weights: str = "checkpoints/metrics.pt"  # where the trained networks go
+    autoencoder: str = "checkpoints/autoencoder.pt"  # through which the reader sees a third of its faces
     only: str = ""               # train just this one (reader, features, sync); the others must be in --weights
-    steps_reader: int = 3000     # optimiser steps
+    steps_reader: int = 10000    # optimiser steps
+    people: int = 20000          # for the reader, four frames each
     steps_features: int = 1000   # the same number again, much cheaper, for the clip features
     steps_sync: int = 800
     batch: int = 64              # frames per step (reader, features)
@@ -41,8 +44,8 @@ class Config:
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
 
 
-SMOKE = dict(videos=4, steps_reader=4, steps_features=4, steps_sync=4, batch=8, log_every=2, data="data/smoke", out="out/smoke/metrics",
-             weights="out/smoke/metrics.pt")
+SMOKE = dict(videos=4, people=4, steps_reader=4, steps_features=4, steps_sync=4, batch=8, log_every=2, data="data/smoke", out="out/smoke/metrics",
+             weights="out/smoke/metrics.pt", autoencoder="out/smoke/autoencoder.pt")
 
 
 def tint(x, generator, strength):
@@ -51,13 +54,25 @@ def tint(x, generator, strength):
     return x * (1 + gain) + offset
 
 
-def free_lips(people, frames=20, seed=0):
-    """The training split's people with lips that no sentence makes: jaw, width and rounding independent and uniform in 0 .. 1. Otherwise the
-    reader would guess the width from the jaw, as speech has it. -> frames (N, 64, 64, 3) uint8, motion (N, 11)."""
-    rng, made = np.random.default_rng([seed, 3]), []
-    for i in range(people):
-        move = faces.motion(int(rng.integers(2 ** 31)), rng.uniform(size=(frames, 3)))
-        made.append((faces.render(faces.identity(tiny_data.FIRST_SEED["train"] + i), move), move))
+def reader_faces(people, lips, autoencoder, device, frames=4):
+    """What the reader learns from: many people, a few frames each -> frames (N, 64, 64, 3) uint8, motion (N, 11).
+
+    lips (M, 3): jaw, width and rounding, of which rows are drawn; but every eighth person has independent ones, uniform in 0 .. 1: otherwise the
+    reader would guess the width from the jaw, as speech has it. Every third person is seen through the autoencoder, the latents a little noisy,
+    as generated ones are: that blurs the lips' corners, by which a reader of clean faces tells how round they are. The first 1080 people are
+    the training split's; none is of the other splits.
+    """
+    rng, made = np.random.default_rng(3), []
+    for i in tqdm(range(people), desc="faces for the reader", unit="person", disable=None):
+        drawn = rng.uniform(size=(frames, 3)) if i % 8 == 0 else lips[rng.integers(len(lips), size=frames)]
+        move = faces.motion(int(rng.integers(2 ** 31)), drawn)
+        x = faces.render(faces.identity(tiny_data.FIRST_SEED["train"] + i), move)
+        if i % 3 == 0:
+            with torch.no_grad():
+                z = autoencoder.encode(to_pixels(x, device))
+                noise = torch.from_numpy(rng.standard_normal(z.shape, np.float32)).to(device)
+                x = to_uint8(autoencoder.decode(z + 0.4 * rng.uniform() * noise))
+        made.append((x, move))
     return tuple(np.concatenate(a) for a in zip(*made))
 
 
@@ -65,8 +80,8 @@ def batch_reader(frames, motion, size, generator, device):
     """Frames a little blurred, noisy and tinted (as decoders leave them), half of them mirrored -> x, motion (N, 7)."""
     i = torch.randint(len(frames), (size,), generator=generator).numpy()
     x, m, u = to_pixels(frames[i], device), motion[i].clone(), torch.rand(4, size, generator=generator).to(device)
-    x = tint(blurred(x, 0.5 * u[0] * (u[1] < 0.5)), generator, 0.05)
-    x = x + 0.05 * u[2, :, None, None, None] * torch.randn(x.shape, generator=generator).to(device)
+    x = tint(blurred(x, 0.3 * u[0] * (u[1] < 0.5)), generator, 0.05)
+    x = x + 0.02 * u[2, :, None, None, None] * torch.randn(x.shape, generator=generator).to(device)
     flip = u[3] < 0.5
     m[:, [3, 5]] = torch.where(flip[:, None], -m[:, [3, 5]], m[:, [3, 5]])                  # x and roll change sign
     return torch.where(flip[:, None, None, None], x.flip(3), x), m
@@ -201,19 +216,19 @@ def train(cfg, resume=False):
         net = nets[name]
         if name == "reader":
             net.mean.copy_(mean[:7]), net.std.copy_(std[:7])
-
             net.mean[[3, 5]] = 0    # mirrored labels change sign about 0, so x and roll are standardised without their (tiny) mean
-            free_frames, free_motion = free_lips(len(data.starts) - 1)
-            free_motion = torch.from_numpy(free_motion).to(device)
-            free = cfg.batch // 4
-            sources = [(frames, (m[:, :7] - net.mean) / net.std, n) for frames, m, n in ((data.frames, motion, cfg.batch - free), (free_frames, free_motion, free))]
+            autoencoder = load_autoencoder(cfg.autoencoder, device)
+            seen, seen_motion = reader_faces(cfg.people, data.motion[:, :3], autoencoder, device)
+            seen_motion = (torch.from_numpy(seen_motion[:, :7]).to(device) - net.mean) / net.std
 
             def loss_of():
-                x, m = map(torch.cat, zip(*(batch_reader(*source, generator, device) for source in sources)))
+                x, m = batch_reader(seen, seen_motion, cfg.batch, generator, device)
                 return (net.standard(x) - m).pow(2).mean()
             fit(name, net.parameters(), cfg.steps_reader, loss_of, cfg, log, device)
-            r2 = r_squared(over(net, held_out.frames, device), truth[:, :7])
-            log(cfg.steps_reader, **{f"r2_{n}": float(r) for n, r in zip(READ, r2)})
+            net.eval()
+            for row, edit in dict(r2=lambda x: x, r2_decoded=lambda x: autoencoder.decode(autoencoder.encode(x))).items():
+                r2 = r_squared(over(net, held_out.frames, device, edit), truth[:, :7])
+                log(cfg.steps_reader, **{f"{row}_{n}": float(r) for n, r in zip(READ, r2)})
 
         if name == "features":
             def loss_of():

@@ -10,7 +10,7 @@ import metrics
 import train_metrics
 import tiny_data
 from audio_features import FPS, audio_windows
-from autoencoder import to_pixels
+from autoencoder import load_autoencoder, to_pixels
 from helpers import SHIPPED
 from tiny_data import faces
 
@@ -172,18 +172,26 @@ def test_sync_loss_scores_are_negative_squared_distances():
 # ---------------------------------------------------------------- the shipped networks, on people and sentences they never saw
 
 def test_the_reader_reads_rendered_faces(nets):
-    """R² over all held-out people is in README; 480 frames of twelve of them leave some luck."""
+    """R² over all held-out people is in README; 480 frames of twelve others leave some luck."""
     made = [tiny_data.make_video(NEW + 100 + i, 40) for i in range(12)]
     frames, m = (np.concatenate([video[k] for video in made]) for k in (0, 3))
     r2 = metrics.r_squared(metrics.over(nets["reader"], frames, torch.device("cpu")), torch.from_numpy(m[:, :7]))
-    assert (r2 > torch.tensor([0.93, 0.85, 0.85, 0.93, 0.93, 0.93, 0.93])).all(), dict(zip(metrics.READ, r2.tolist()))
+    assert (r2 > 0.95).all(), dict(zip(metrics.READ, r2.tolist()))
+
+
+def test_the_reader_reads_what_the_autoencoder_makes_of_a_face_almost_as_well(nets):
+    autoencoder = load_autoencoder(SHIPPED / "autoencoder.pt", torch.device("cpu"))
+    frames, m = (np.concatenate(a) for a in zip(*((v[0], v[3]) for v in (tiny_data.make_video(NEW + 200 + i, 40) for i in range(12)))))
+    read = metrics.over(nets["reader"], frames, torch.device("cpu"), lambda x: autoencoder.decode(autoencoder.encode(x))).numpy()
+    for i, name in enumerate(metrics.READ):
+        assert metrics.correlation(read[:, i], m[:, i]) > 0.9, name
 
 
 def test_the_reader_follows_one_parameter_and_leaves_the_others(nets):
     m = np.zeros((9, 11), np.float32)
     m[:, 1], m[:, 0] = 0.5, np.linspace(0, 0.9, 9)
     read = metrics.over(nets["reader"], faces.render(faces.identity(NEW), m), torch.device("cpu")).numpy()
-    assert np.abs(read[:, 0] - m[:, 0]).max() < 0.15
+    assert np.abs(read[:, 0] - m[:, 0]).max() < 0.1
     assert np.abs(read[:, 3:5]).max() < 1 and np.abs(read[:, 5]).max() < 0.06 and np.abs(read[:, 6]).max() < 0.25
 
 
@@ -246,14 +254,26 @@ def test_disorder_is_what_its_name_says():
     assert make("frozen").diff().min() == 0 and (make("flicker") < 0).any() and (make("flicker") >= 0).any()
 
 
+def test_an_eighth_of_the_readers_faces_have_free_lips_and_a_third_are_decoded():
+    autoencoder, lips = load_autoencoder(SHIPPED / "autoencoder.pt", torch.device("cpu")), np.tile(np.linspace(0, 1, 7, dtype=np.float32)[:, None], 3)
+    seen, m = train_metrics.reader_faces(24, lips, autoencoder, torch.device("cpu"))
+    assert seen.shape == (96, 64, 64, 3) and seen.dtype == np.uint8 and m.shape == (96, 11)
+    for i in range(24):
+        frames, move = seen[4 * i:4 * i + 4], m[4 * i:4 * i + 4]
+        assert (np.ptp(move[:, :3], axis=1) > 0.01).any() == (i % 8 == 0)                         # these lips have all three equal
+        error = np.abs(frames - faces.render(faces.identity(i), move).astype(int)).mean()
+        assert 0 < error < 15 if i % 3 == 0 else error == 0
+
+
 def test_metrics_train_at_toy_size_and_keep_what_they_do_not_train(tmp_path):
-    small = {**train_metrics.SMOKE, "videos": 2, "data": str(tmp_path / "data"), "out": str(tmp_path), "weights": str(tmp_path / "m.pt"), "device": "cpu"}
+    small = {**train_metrics.SMOKE, "videos": 2, "data": str(tmp_path / "data"), "out": str(tmp_path), "weights": str(tmp_path / "m.pt"), "device": "cpu",
+             "autoencoder": str(SHIPPED / "autoencoder.pt")}
     train_metrics.train(train_metrics.Config(**small))
     before = metrics.load_metrics(tmp_path / "m.pt")
     assert set(before) == {"reader", "features", "sync"}
     train_metrics.train(train_metrics.Config(**small, only="sync", seed=1))
     after = metrics.load_metrics(tmp_path / "m.pt")
-    assert torch.equal(before["reader"].head.weight, after["reader"].head.weight)
+    assert torch.equal(before["reader"].layers[1].weight, after["reader"].layers[1].weight)
     assert not torch.equal(before["sync"].join[0].weight, after["sync"].join[0].weight)
 
 
@@ -280,7 +300,7 @@ def test_metrics_of_own_clips_train_without_the_reader_and_go_on_where_they_stop
 
 
 def test_the_shipped_file_is_small_and_a_foreign_one_is_refused(tmp_path):
-    assert (SHIPPED / "metrics.pt").stat().st_size < 3e6
+    assert (SHIPPED / "metrics.pt").stat().st_size < 4e6
     torch.save({"kind": "teacher"}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="metrics"):
         metrics.load_metrics(tmp_path / "x.pt")
