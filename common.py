@@ -36,7 +36,7 @@ def parse(config_class, doc, smoke, argv=None):
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     resume, small = given.pop("resume"), given.pop("smoke")
     for name, value in given.items():
-        least = 1 if name.endswith("_every") or name in ("batch", "frames", "channels", "steps", "last_steps") else 0
+        least = 1 if name.endswith("_every") or name in ("batch", "frames", "channels", "people", "steps", "last_steps") else 0
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not (math.isfinite(value) and value >= least):
             parser.error(f"--{name.replace('_', '-')} must be a finite number >= {least}, got {value}")
     return config_class(**{**(smoke if small else {}), **given}), resume

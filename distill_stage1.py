@@ -242,7 +242,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(simulate=("backward", "data"), renoise=("fresh", "ddim"), init=("teacher", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {getattr(cfg, name)!r}")
-    check_noise(cfg, "smooth", "mouth_noise", "directions", "sample_directions", "score_smooth", "score_mouth")
+    check_noise(cfg, "smooth", "mouth_noise", "score_smooth", "score_mouth")
     if not (0 <= cfg.t_min < cfg.t_max <= 1 and cfg.target_steps >= 1):
         raise ValueError(f"0 <= --t-min < --t-max <= 1 and --target-steps >= 1 are wanted, got {cfg.t_min}, {cfg.t_max} and {cfg.target_steps}")
 

@@ -177,7 +177,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(gan=("relativistic", "hinge", "vanilla"), disc_init=("student", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
-    check_noise(cfg, "smooth", "mouth_noise", "directions", "sample_smooth", "sample_directions")
+    check_noise(cfg, "smooth", "mouth_noise")
     if not 0 <= cfg.disc_noise <= 1:
         raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {cfg.disc_noise}")
 
