@@ -57,13 +57,14 @@ class Config:
     target_steps: int = 4        # ablation: steps of the student; 1 = direct DMD to one step
     fake_updates: int = 3        # ablation: fake-score updates per student update, on the samples that the student has just made
     s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head
-    s_audio: float = 2.0         # ablation: guidance of the real score, sound (both 1: none)
+    s_audio: float = 2.5         # ablation: guidance of the real score, sound (both 1: none)
+    plain_guidance: bool = False # ablation: the sound's scale is the same at every place and t, as in the paper
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     directions: int = 256        # ablation: in how many directions, those in which faces move most; 0 = in all, as in the paper
     sample_directions: int = 128 # ablation: at most so many when sampling, a truncation: steadier pictures, hardly calmer heads
-    score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: as the teacher is sampled; 0 = as in the paper
+    score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: about as the teacher is sampled; 0 = as in the paper
     score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
     t_min: float = 0.02          # ablation: scores are compared at t between t_min T
@@ -151,9 +152,9 @@ def dmd_loss(x0_hat, g, mask):
     return 0.5 * v_loss(x0_hat, target, mask)
 
 
-def real_score(teacher, xt, t, cond, s_ref, s_audio):
+def real_score(teacher, xt, t, cond, s_ref, s_audio, plain=False):
     """x0_real: what the guided teacher takes x_t for. 3 evaluations, 2 with s_ref = 1, or 1 with both scales at 1."""
-    return x0_from_v(xt, guided_v(teacher, xt, t, cond, s_ref, s_audio), t)
+    return x0_from_v(xt, guided_v(teacher, xt, t, cond, s_ref, s_audio, plain), t)
 
 
 def fake_loss(fake, x0_hat, cond, t, eps):
@@ -307,7 +308,7 @@ def train(cfg, resume=False):
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16), torch.no_grad():
                 t = T * (cfg.t_min + (cfg.t_max - cfg.t_min) * uniform())
                 xt = add_noise(x0_hat, score_noise(x0_hat), t)
-                x0_real = real_score(teacher, xt, t, cond, cfg.s_ref, cfg.s_audio)
+                x0_real = real_score(teacher, xt, t, cond, cfg.s_ref, cfg.s_audio, cfg.plain_guidance)
                 g = dmd_gradient(x0_from_v(xt, fake(xt, t, cond), t), x0_real, x0_hat, cond.mask)
             lr = cfg.lr * decay * min(1, (step - cfg.warm_fake + 1) / max(1, cfg.warmup))
             row |= dict(g=g.abs().mean().item(), gradient=update(step, "student", student, optimiser, lr, dmd_loss(x0_hat, g, cond.mask)))

@@ -91,7 +91,7 @@ def models(folder, device):
         teacher, _ = load_to_sample(load_teacher, folder / "teacher.pt", device)    # a name of its own: the samplers look it up when they are called
         ddim = lambda **settings: lambda cond, noise: ddim_sample(teacher, cond, noise(), **NOISE | settings)
         rows += [("teacher", 120, ddim(steps=40)),
-                 ("teacher_plain", 120, ddim(steps=40, smooth=0.0, mouth_noise=1.0)),            # x_T = ε, as in the paper
+                 ("teacher_plain", 120, ddim(steps=40, s_audio=2, plain=True, smooth=0.0, mouth_noise=1.0)),   # x_T = ε and guidance as in the paper
                  ("teacher_noguide", 40, ddim(steps=40, s_ref=1, s_audio=1)),
                  ("ddim4", 4, ddim(steps=4, s_ref=1, s_audio=1)), ("ddim4_guided", 12, ddim(steps=4)),
                  ("ddim2", 2, ddim(steps=2, s_ref=1, s_audio=1)), ("ddim2_guided", 6, ddim(steps=2)),

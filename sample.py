@@ -258,6 +258,7 @@ def parse_args(argv):
     parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40, stage1 4, stage2 1)")
     parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help=f"of the portrait (default, teacher: {S_REF})")
     parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help=f"of the sound (default, teacher: {S_AUDIO})")
+    parser.add_argument("--plain-guidance", action="store_true", default=None, dest="plain", help="the sound's is the same at every place and t, as in the paper, not only at the mouth and rising")
     parser.add_argument("--smooth", type=number(float, 0, 100), metavar="FRAMES", help=f"over which the noise is alike, 0 = none (default: the student's --sample-smooth, or as trained; teacher {NOISE['smooth']})")
     parser.add_argument("--mouth-noise", type=number(float, 0, 10), metavar="S", help=f"its strength at the mouth, 1 = as elsewhere (default: as trained; teacher {NOISE['mouth_noise']})")
     parser.add_argument("--directions", type=number(int, 0, 1024), metavar="K", help="of motion that a student's noise keeps to, 0 = to none (default: the student's --sample-directions, or as trained)")
@@ -280,9 +281,9 @@ def load_to_sample(loader, path, device):
 def make_sampler(name, args, device, evaluations):
     """A model of MODELS -> sample(cond, noise) -> x0; `evaluations` gathers the batch of every call: guidance is three in one."""
     loader, sampler, settings = MODELS[name]
-    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio", "smooth", "mouth_noise", "directions") if getattr(args, k) is not None}
-    if "s_ref" not in settings and {"s_ref", "s_audio"} & given.keys():
-        raise ValueError(f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out")
+    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio", "plain", "smooth", "mouth_noise", "directions") if getattr(args, k) is not None}
+    if "s_ref" not in settings and {"s_ref", "s_audio", "plain"} & given.keys():
+        raise ValueError(f"--model {name} has no guidance: leave --guidance-ref, --guidance-audio and --plain-guidance out")
     if "s_ref" in settings and "directions" in given:
         raise ValueError("--directions is a student's: leave it out")
     model, config = load_to_sample(loader, HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device)
@@ -299,8 +300,8 @@ def main(argv=None):
         args, seconds = parse_args(argv), Counter()
         names = [args.model or "stage2"]
         if args.compare:
-            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio, args.smooth, args.mouth_noise, args.directions)):
-                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps, --guidance-..., --smooth, --mouth-noise and --directions out")
+            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio, args.plain, args.smooth, args.mouth_noise, args.directions)):
+                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps, --guidance-..., --plain-guidance, --smooth, --mouth-noise and --directions out")
             names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
             if not names:
                 raise ValueError(f"no model's weights in {HERE / 'checkpoints'}: train them first (see README)")

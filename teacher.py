@@ -65,8 +65,8 @@ T = 1000
 MOUTH = slice(4, 7), slice(2, 6)       # latent rows and columns in which the mouth lies, whatever the head does
 FACE = slice(3, 7), slice(2, 6)        # and with the eyes, which are the row above it
 BLOCKS = ("down1", "down2", "mid1", "mid2", "up1", "up2")
-STEPS, S_REF, S_AUDIO = 40, 1.1, 2.0    # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
-NOISE = dict(smooth=0.7, mouth_noise=0.0)          # and its x_T: shape_noise
+STEPS, S_REF, S_AUDIO = 40, 1.1, 2.75   # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
+NOISE = dict(smooth=0.75, mouth_noise=0.0)         # and its x_T: shape_noise
 
 
 # ---------------------------------------------------------------- the equations
@@ -150,9 +150,20 @@ def shape_noise(eps, smooth, mouth_noise, motion=None):
 def guide(v_none, v_ref, v_full, s_ref, s_audio):
     """v̂ = v(∅) + s_ref [v(ref) − v(∅)] + s_audio [v(ref, audio) − v(ref)]; scales of 1 give v(ref, audio).
 
-    Classifier-free guidance (2207.12598) for two conditions, as in InstructPix2Pix (2211.09800), eq. 3.
+    Classifier-free guidance (2207.12598) for two conditions, as in InstructPix2Pix (2211.09800), eq. 3. Scales: numbers, or tensors that broadcast.
     """
     return v_none + s_ref * (v_ref - v_none) + s_audio * (v_full - v_ref)
+
+
+def mouth_guidance(s_audio, t):
+    """s_audio -> its scale at every place (B, 1, 1, 8, 8) at t (B,): 1 + 2 (s_audio − 1) (1 − t / T) at the mouth, 1 elsewhere.
+
+    Guidance gives up variety for what the condition decides. The sound decides the lips alone: elsewhere it would only calm the head. And it is
+    worth most when little noise is left (scales that grow so, with the same mean: Wang et al., 2404.13040).
+    """
+    scale = torch.ones(len(t), 1, 1, 8, 8, device=t.device)
+    scale[..., *MOUTH] = (1 + 2 * (s_audio - 1) * (1 - t / T)).view(-1, 1, 1, 1, 1)
+    return scale
 
 
 def v_loss(v_hat, v, mask, face=1.0):
@@ -279,19 +290,20 @@ class UNet(nn.Module):
 
 # ---------------------------------------------------------------- the sampler
 
-def guided_v(model, xt, t, cond, s_ref, s_audio):
-    """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels; with both scales at 1 just the full one."""
+def guided_v(model, xt, t, cond, s_ref, s_audio, plain=False):
+    """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels; with both scales at 1 just the full one.
+    The sound's scale is mouth_guidance(s_audio, t), or with `plain` s_audio everywhere and at every t, as in the paper."""
     if s_ref == 1 and s_audio == 1:
         return model(xt, t, cond)
     keep = torch.tensor([[1, 0], [1, 1]] if s_ref == 1 else [[0, 0], [1, 0], [1, 1]], dtype=xt.dtype, device=xt.device)
     n, (keep_ref, keep_audio) = len(keep), keep.repeat_interleave(len(xt), 0).T
     branches = drop(cond_map(cond, lambda x: x.repeat(n, *[1] * (x.ndim - 1))), keep_ref, keep_audio)
     v = model(xt.repeat(n, 1, 1, 1, 1), t.repeat(n), branches).chunk(n)
-    return guide(v[0], *v[-2:], s_ref, s_audio)                                # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
+    return guide(v[0], *v[-2:], s_ref, s_audio if plain else mouth_guidance(s_audio, t))    # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
 
 
 @torch.no_grad()
-def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, smooth=0.0, mouth_noise=1.0):
+def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, plain=False, smooth=0.0, mouth_noise=1.0):
     """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without.
     x_T = shape_noise(ε, smooth, mouth_noise): ε itself by default, NOISE where the teacher is used.
 
@@ -302,7 +314,7 @@ def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, smo
     ts = trailing_timesteps(steps)
     for t, s in zip(ts, ts[1:]):
         t, s = torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)
-        x = hold_context(ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s), cond, eps, s)
+        x = hold_context(ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio, plain), t, s), cond, eps, s)
     return x
 
 

@@ -192,7 +192,7 @@ def test_the_real_score_takes_the_portraits_scale_first_and_the_sounds_second():
             has = lambda x: x.flatten(1).any(1).float()[:, None, None, None, None]
             return torch.zeros_like(xt) + has(cond.ref) + 10 * has(cond.audio)
     xt, t = torch.zeros(SHAPE), torch.full((2,), float(T))
-    assert_close(real_score(Teacher(), xt, t, condition(), 1.5, 3.0), -torch.full(SHAPE, 31.5))      # at T, x̂0 = −v
+    assert_close(real_score(Teacher(), xt, t, condition(), 1.5, 3.0, plain=True), -torch.full(SHAPE, 31.5))      # at T, x̂0 = −v
 
 
 def test_every_noise_of_the_student_is_its_own():
@@ -335,7 +335,7 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
     assert any((a != b).any() for a, b in zip(whole.parameters(), teacher.load_teacher("teacher.pt")[0].parameters()))
 
 
-@pytest.mark.parametrize("flag", [dict(target_steps=1), dict(s_ref=1.0, s_audio=1.0), dict(simulate="data"), dict(renoise="ddim"), dict(init="random"),
+@pytest.mark.parametrize("flag", [dict(target_steps=1), dict(s_ref=1.0, s_audio=1.0), dict(plain_guidance=True), dict(simulate="data"), dict(renoise="ddim"), dict(init="random"),
                                   dict(fake_updates=0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(directions=0), dict(score_smooth=0.0), dict(score_mouth=1.0)])
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     other = stage1.train(replace(BASE, **flag))

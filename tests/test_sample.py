@@ -20,7 +20,7 @@ from distill_stage1 import few_step_sample
 from helpers import small_unet
 from latents import Cond
 from sample import generate_latents, speak, toy_portrait
-from teacher import NOISE, S_AUDIO, S_REF, UNet, ddim_sample, load_teacher
+from teacher import NOISE, UNet, ddim_sample, load_teacher
 from tiny_data.clips import load_frames
 
 REF = torch.zeros(1, 16, 8, 8)
@@ -152,19 +152,20 @@ def test_the_seed_determines_the_frames(folder):
         assert (first != other).mean() > 0.05
 
 
-def test_the_noise_is_shaped_as_asked_else_as_trained_else_as_the_teachers(folder):
+def test_noise_and_guidance_are_as_asked_else_as_trained_else_as_the_teachers(folder):
     cond = Cond(REF, torch.randn(1, 16, 20, 64), torch.zeros(1, 16, *REF.shape[1:]), torch.zeros(1, 16))
     eps = torch.randn(1, 16, 16, 8, 8)
     trained = dict(smooth=5.0, mouth_noise=0.25)
     model = load_teacher(folder / "teacher.pt")[0]
     save_checkpoint(folder / "student.pt", kind="stage1", config={"channels": 16, **trained}, model=model.state_dict())
-    for name, file, scales, flags, wanted in (("teacher", "teacher.pt", (S_REF, S_AUDIO), [], NOISE),
-                                              ("teacher", "teacher.pt", (S_REF, S_AUDIO), ["--smooth", "2"], {**NOISE, "smooth": 2.0}),
-                                              ("stage1", "student.pt", (1, 1), [], trained),
-                                              ("stage1", "student.pt", (1, 1), ["--smooth", "0", "--mouth-noise", "1"], dict(smooth=0.0, mouth_noise=1.0))):
+    for name, file, scales, flags, wanted in (("teacher", "teacher.pt", {}, [], NOISE),
+                                              ("teacher", "teacher.pt", {}, ["--smooth", "2"], {**NOISE, "smooth": 2.0}),
+                                              ("teacher", "teacher.pt", dict(s_ref=1, s_audio=3, plain=True), ["--guidance-ref", "1", "--guidance-audio", "3", "--plain-guidance"], NOISE),
+                                              ("stage1", "student.pt", dict(s_ref=1, s_audio=1), [], trained),
+                                              ("stage1", "student.pt", dict(s_ref=1, s_audio=1), ["--smooth", "0", "--mouth-noise", "1"], dict(smooth=0.0, mouth_noise=1.0))):
         args = sample.parse_args(["--steps", "1", "--weights", str(folder / file), *flags])
         made = sample.make_sampler(name, args, torch.device("cpu"), [])(cond, lambda: eps)
-        torch.testing.assert_close(made, ddim_sample(model, cond, eps, 1, *scales, **wanted), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(made, ddim_sample(model, cond, eps, 1, **scales, **wanted), rtol=1e-4, atol=1e-4)
 
 
 def test_a_students_noise_keeps_to_the_directions_asked_for_and_the_teacher_has_none(folder):

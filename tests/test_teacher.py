@@ -10,7 +10,7 @@ import teacher
 from helpers import condition, prepare, small_unet, train_with_a_power_cut
 from latents import cond_map, drop
 from listener import pretrain_sound
-from teacher import (FACE, MOUTH, Block, T, UNet, add_noise, alpha_sigma, ddim_sample, ddim_step, eps_from_v, guide, guided_v, shape_noise,
+from teacher import (FACE, MOUTH, Block, T, UNet, add_noise, alpha_sigma, ddim_sample, ddim_step, eps_from_v, guide, guided_v, mouth_guidance, shape_noise,
                      trailing_timesteps, v_loss, v_target, x0_from_v)
 from tiny_data import faces
 
@@ -167,6 +167,17 @@ def test_guidance_with_scales_1_is_the_full_branch_and_with_0_the_empty_one():
     assert_close(guide(a, a, a, 3, 7), a, **EXACT)
 
 
+def test_the_sounds_guidance_is_the_mouths_alone_and_grows_from_none_in_pure_noise_with_the_scale_as_its_mean():
+    t = torch.linspace(0, T, 101)
+    scale = mouth_guidance(3.0, t)
+    assert scale.shape == (101, 1, 1, 8, 8)
+    at_mouth = scale[..., *MOUTH].flatten(1)
+    assert_close(at_mouth, (5 - 4 * t / T)[:, None].expand_as(at_mouth))       # 5 at t = 0, 3 on average, 1 at T
+    scale[..., *MOUTH] = 1
+    assert (scale == 1).all()
+    assert (mouth_guidance(1.0, t) == 1).all()
+
+
 def test_forty_guided_steps_are_120_evaluations_and_unguided_40():
     spy = Spy()
     ddim_sample(spy, condition(1), torch.randn(1, 16, 16, 8, 8))
@@ -192,7 +203,9 @@ def test_without_extra_portrait_guidance_the_branch_without_it_is_not_evaluated_
     assert sum(n for n, _, _ in spy.calls) == 4                             # two clips, two branches
     with torch.no_grad():
         none, ref, full = (model(xt, t, drop(c, *(torch.full((2,), float(x)) for x in keep))) for keep in ((0, 0), (1, 0), (1, 1)))
-        assert_close(guided_v(model, xt, t, c, 1, 3), guide(none, ref, full, 1, 3), rtol=1e-4, atol=1e-5)
+        for s_ref in 1, 2:
+            assert_close(guided_v(model, xt, t, c, s_ref, 3), guide(none, ref, full, s_ref, mouth_guidance(3, t)), rtol=1e-4, atol=1e-5)
+            assert_close(guided_v(model, xt, t, c, s_ref, 3, plain=True), guide(none, ref, full, s_ref, 3), rtol=1e-4, atol=1e-5)
 
 
 def test_context_places_hold_the_noised_truth_as_in_training_and_are_returned_as_given():
