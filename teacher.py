@@ -304,7 +304,7 @@ def guided_v(model, xt, t, cond, s_ref, s_audio, plain=False):
 
 @torch.no_grad()
 def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, plain=False, smooth=0.0, mouth_noise=1.0):
-    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without.
+    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without; plain: see guided_v.
     x_T = shape_noise(ε, smooth, mouth_noise): ε itself by default, NOISE where the teacher is used.
 
     The places of context frames hold their true latents, noised to the same t, as in training. The loss leaves these places out, so
