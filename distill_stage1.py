@@ -7,11 +7,11 @@
 
 x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise what the student
 makes now. In DMD itself g vanishes where the student's samples are distributed as the teacher's. Guidance bends that aim, as it does when the
-teacher samples; so does shaped noise (teacher.shape_noise): ε as the teacher's x_T, ε' the student's, which also keeps to the directions in which
+teacher samples; so does shaped noise (teacher.shape_noise): ε almost as the teacher's x_T, ε' the student's, which also keeps to the directions in which
 faces move.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
-    python distill_stage1.py --bf16              10 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
+    python distill_stage1.py --bf16              11 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
     python distill_stage1.py --bf16 --target-steps 1 --steps 400 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.

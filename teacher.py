@@ -2,7 +2,7 @@
 
     x_t = α_t x0 + σ_t ε,    v = α_t ε − σ_t x0,    α_t = cos(πt / 2T),  σ_t = sin(πt / 2T)
     L   = E || v̂(x_t, t, c) − v ||²                             over the frames that are to be generated; mouth and eyes weigh more
-    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]                      (guidance, 3 branches)
+    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]                      (guidance, 3 branches; at the mouth s_audio grows as t falls)
     x̂0 = α_t x_t − σ_t v_g,   ε̂ = σ_t x_t + α_t v_g
     x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from x_T = shape_noise(ε) down to t = 0)
 

@@ -113,6 +113,16 @@ def test_every_row_samples_from_its_own_checkpoint(tmp_path):
         assert all((made[name] - other).abs().mean() > 0.1 for key, other in made.items() if key != name)
 
 
+def test_the_row_of_the_paper_has_its_noise_and_guidance_and_the_teachers_row_ours(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "teacher.pt", kind="teacher", config={"channels": 16}, model=small_unet().state_dict())
+    seen = []
+    monkeypatch.setattr(evaluate, "ddim_sample", lambda model, cond, eps, **settings: seen.append(settings))
+    rows = {name: sampler for name, _, sampler in evaluate.models(tmp_path, CPU)}
+    for name in "teacher", "teacher_plain":
+        rows[name](None, lambda: None)
+    assert seen == [dict(steps=40, **NOISE), dict(steps=40, s_audio=2, plain=True, smooth=0.0, mouth_noise=1.0)]
+
+
 # ---------------------------------------------------------------- the command
 
 def test_json_and_markdown_hold_every_row_and_number(place, capsys, monkeypatch):

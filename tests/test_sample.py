@@ -160,12 +160,13 @@ def test_noise_and_guidance_are_as_asked_else_as_trained_else_as_the_teachers(fo
     save_checkpoint(folder / "student.pt", kind="stage1", config={"channels": 16, **trained}, model=model.state_dict())
     for name, file, scales, flags, wanted in (("teacher", "teacher.pt", {}, [], NOISE),
                                               ("teacher", "teacher.pt", {}, ["--smooth", "2"], {**NOISE, "smooth": 2.0}),
-                                              ("teacher", "teacher.pt", dict(s_ref=1, s_audio=3, plain=True), ["--guidance-ref", "1", "--guidance-audio", "3", "--plain-guidance"], NOISE),
+                                              ("teacher", "teacher.pt", dict(s_audio=4), ["--guidance-audio", "4"], NOISE),
+                                              ("teacher", "teacher.pt", dict(s_ref=1, plain=True), ["--guidance-ref", "1", "--plain-guidance"], NOISE),
                                               ("stage1", "student.pt", dict(s_ref=1, s_audio=1), [], trained),
                                               ("stage1", "student.pt", dict(s_ref=1, s_audio=1), ["--smooth", "0", "--mouth-noise", "1"], dict(smooth=0.0, mouth_noise=1.0))):
-        args = sample.parse_args(["--steps", "1", "--weights", str(folder / file), *flags])
+        args = sample.parse_args(["--steps", "2", "--weights", str(folder / file), *flags])
         made = sample.make_sampler(name, args, torch.device("cpu"), [])(cond, lambda: eps)
-        torch.testing.assert_close(made, ddim_sample(model, cond, eps, 1, **scales, **wanted), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(made, ddim_sample(model, cond, eps, 2, **scales, **wanted), rtol=1e-4, atol=1e-4)
 
 
 def test_a_students_noise_keeps_to_the_directions_asked_for_and_the_teacher_has_none(folder):
@@ -180,6 +181,15 @@ def test_a_students_noise_keeps_to_the_directions_asked_for_and_the_teacher_has_
         args = sample.parse_args(["--weights", str(folder / weights), "--directions", "5"])
         with pytest.raises(ValueError, match=wrong):
             sample.make_sampler(name, args, torch.device("cpu"), [])(cond, lambda: eps)
+
+
+@pytest.mark.parametrize("flags", [["--guidance-ref", "1"], ["--guidance-audio", "1"], ["--plain-guidance"]])
+def test_guidance_is_refused_where_there_is_none(run, flags, capfd):
+    with pytest.raises(ValueError, match="no guidance"):
+        sample.make_sampler("stage1", sample.parse_args(flags), torch.device("cpu"), [])
+    with pytest.raises(SystemExit):
+        sample.main(["--compare", *flags])
+    assert "--compare shows every model as it is" in capfd.readouterr().err
 
 
 # ---- files ----

@@ -208,6 +208,16 @@ def test_without_extra_portrait_guidance_the_branch_without_it_is_not_evaluated_
             assert_close(guided_v(model, xt, t, c, s_ref, 3, plain=True), guide(none, ref, full, s_ref, 3), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_sampler_takes_guided_steps_with_the_scales_asked_for(plain):
+    model, c, x = small_unet().eval(), condition(1), torch.randn(1, 16, 16, 8, 8)
+    made = ddim_sample(model, c, x, 2, 1.5, 3.0, plain)
+    with torch.no_grad():
+        for t, s in (torch.tensor([1000.0]), torch.tensor([500.0])), (torch.tensor([500.0]), torch.tensor([0.0])):
+            x = ddim_step(x, guided_v(model, x, t, c, 1.5, 3.0, plain), t, s)
+    assert_close(made, x, rtol=1e-4, atol=1e-4)
+
+
 def test_context_places_hold_the_noised_truth_as_in_training_and_are_returned_as_given():
     c, spy, eps = condition(2, given=4), Spy(), torch.randn(2, 16, 16, 8, 8)
     out = ddim_sample(spy, c, eps, 5, 1, 1)
