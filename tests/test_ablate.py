@@ -5,7 +5,8 @@ import pytest
 import ablate
 import distill_stage2
 import test_distill_stage2
-from helpers import SHIPPED, prepare
+from common import save_checkpoint
+from helpers import SHIPPED, prepare, small_unet
 
 
 def test_every_variant_changes_the_config_and_names_an_option():
@@ -27,12 +28,20 @@ def test_unknown_variant_is_named(capsys):
     assert stop.value.code == 2 and "nonsense" in capsys.readouterr().err
 
 
-def test_two_variants_end_to_end_and_a_second_run_trains_nothing(tmp_path, monkeypatch):
-    """The table is made of the shipped judges' numbers; the networks are untrained."""
+def test_two_variants_are_trained_as_they_say_and_measured_and_a_second_run_trains_nothing(tmp_path, monkeypatch):
+    """The table is made of the shipped judges' numbers; the networks are untrained (test_distill_stage2.py trains)."""
+    trained = []
+
+    def train(cfg):
+        trained.append(cfg)
+        student = small_unet(len(trained), directions=4)
+        save_checkpoint(cfg.weights, kind="stage2", config=dict(channels=16, frames=16, context=4, directions=4), model=student.state_dict())
     monkeypatch.chdir(prepare(tmp_path, "stage1", videos=1, frames=16))
-    monkeypatch.setattr(distill_stage2, "SMOKE", {**test_distill_stage2.SMALL, "curriculum": 1, "phase_steps": 0})
+    monkeypatch.setattr(distill_stage2, "SMOKE", test_distill_stage2.SMALL)
+    monkeypatch.setattr(distill_stage2, "train", train)
     line = ["--smoke", "--variants", "full,hinge", "--clips", "2", "--budget", "1", "--metrics", str(SHIPPED / "metrics.pt"), "--out", "o"]
     ablate.main(line)
+    assert [(c.gan, c.seed, c.last_steps) for c in trained] == [(kind, 0, distill_stage2.Config(**test_distill_stage2.SMALL).last_steps) for kind in ("relativistic", "hinge")]
     saved = json.loads(open("o/table.json").read())
     assert [r["variant"] for r in saved["rows"]] == ["stage1", "stage1_1step", "full", "hinge"] and (tmp_path / "o/sheet.png").exists()
     monkeypatch.setattr(distill_stage2, "train", None)

@@ -254,17 +254,17 @@ def test_weighing_places_leaves_the_best_answer_the_same():
     assert_close(answer.grad, torch.zeros_like(answer), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("part, region", [("blink", FACE), ("jaw", FACE), ("jaw", MOUTH)])
-def test_mouth_and_eyes_lie_where_they_weigh_more_whatever_the_head_does(part, region):
+@pytest.mark.parametrize("part, regions", [("blink", [FACE]), ("jaw", [FACE, MOUTH])])
+def test_mouth_and_eyes_lie_where_they_weigh_more_whatever_the_head_does(part, regions):
     changed, column = np.zeros((8, 8)), faces.MOTION.index(part)
     for seed in range(12):
         who, rng = faces.identity(seed), np.random.default_rng(seed)
-        off = faces.motion(seed, rng.random((60, 3)))
+        off = faces.motion(seed, rng.random((24, 3)))
         on = off.copy()
         off[:, column], on[:, column] = 0, 1
         difference = np.abs(faces.render(who, off).astype(float) - faces.render(who, on))
         changed += difference.sum((0, 3)).reshape(8, 8, 8, 8).sum((1, 3))     # a place of the latent is 8 x 8 pixels
-    assert changed[region].sum() > 0.9 * changed.sum()
+    assert all(changed[region].sum() > 0.9 * changed.sum() for region in regions)
 
 
 # ---- network
