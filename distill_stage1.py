@@ -7,7 +7,7 @@
 
 x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise what the student
 makes now. In DMD itself g vanishes where the student's samples are distributed as the teacher's. Guidance bends that aim, as it does when the
-teacher samples; so does shaped noise (teacher.shape_noise): ε almost as the teacher's x_T, ε' the student's, which also keeps to the directions in which
+teacher samples; so does shaped noise (diffusion.shape_noise): ε almost as the teacher's x_T, ε' the student's, which also keeps to the directions in which
 faces move.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
@@ -27,9 +27,9 @@ from torch import nn
 import metrics
 from autoencoder import load_autoencoder
 from common import Log, check_finite, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from diffusion import MOUTH, T, add_noise, eps_from_v, shape_noise, trailing_timesteps, v_loss, v_target, x0_from_v
 from latents import contact_sheet, load_clips, preview
-from teacher import (MOUTH, T, UNet, add_noise, eps_from_v, guided_v, hold_context, load_teacher, shape_noise, trailing_timesteps, trainable, v_loss,
-                     v_target, x0_from_v)
+from teacher import UNet, guided_v, hold_context, load_teacher, trainable
 
 
 @dataclass

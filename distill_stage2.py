@@ -26,9 +26,10 @@ from torch import nn
 
 from autoencoder import load_autoencoder
 from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from diffusion import T, add_noise, shape_noise, trailing_timesteps
 from distill_stage1 import check_noise, inherit, kept_directions, load_stage1, look, material, rollout, student_sampler, update
 from latents import contact_sheet
-from teacher import T, UNet, add_noise, hold_context, load_teacher, shape_noise, trailing_timesteps, trainable
+from teacher import UNet, hold_context, load_teacher, trainable
 
 
 @dataclass

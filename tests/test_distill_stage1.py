@@ -11,10 +11,11 @@ import autoencoder
 import distill_stage1 as stage1
 import latents
 import teacher
+from diffusion import MOUTH, T, add_noise, alpha_sigma, shape_noise, trailing_timesteps, v_loss, x0_from_v
 from distill_stage1 import sampling_settings, dmd_gradient, dmd_loss, fake_loss, few_step_sample, kept_directions, motion_directions, real_score, rollout
 from helpers import SHIPPED, condition, prepare, small_unet, train_with_a_power_cut
 from latents import Cond
-from teacher import T, add_noise, alpha_sigma, ddim_sample, hold_context, shape_noise, trailing_timesteps, v_loss, x0_from_v
+from teacher import ddim_sample, hold_context
 
 torch.manual_seed(0)
 SHAPE = (2, 16, 16, 8, 8)
@@ -212,18 +213,18 @@ def test_motion_directions_are_those_in_which_a_video_leaves_its_mean():
     g = torch.Generator().manual_seed(0)
     away = torch.linalg.qr(torch.randn(832, 3, generator=g))[0].T                 # three directions, none at the mouth
     place = torch.ones(16, 8, 8, dtype=torch.bool)
-    place[:, *teacher.MOUTH] = False
+    place[:, *MOUTH] = False
     v = torch.zeros(3, 1024)
     v[:, place.flatten()] = away
     still = torch.randn(2, 1024, generator=g).repeat_interleave(200, 0)           # what differs between videos only
     move = torch.randn(400, 3, generator=g) * torch.tensor([3.0, 2.0, 1.0])
     latents = (still + move @ v).view(400, 16, 8, 8)
-    latents[:, :, *teacher.MOUTH] += 9 * torch.randn(400, 16, 3, 4, generator=g)
+    latents[:, :, *MOUTH] += 9 * torch.randn(400, 16, 3, 4, generator=g)
     before = latents.clone()
     found = motion_directions(latents, [0, 200, 400], 2)
     assert_close(found @ found.T, torch.eye(2), rtol=0, atol=1e-5)
     assert (found @ v[:2].T).abs().diag().min() > 0.97 and (found @ v.T).norm(dim=1).min() > 0.999     # the larger two of the three, the largest first
-    assert found.view(2, 16, 8, 8)[:, :, *teacher.MOUTH].abs().max() < 1e-6
+    assert found.view(2, 16, 8, 8)[:, :, *MOUTH].abs().max() < 1e-6
     assert_close(latents, before, rtol=0, atol=0)
     with pytest.raises(ValueError, match="--directions 1025: a frame has 1024 numbers"):
         motion_directions(latents, [0, 200, 400], 1025)
@@ -348,7 +349,7 @@ def test_both_scores_see_noise_of_the_shape_that_was_asked_for(workplace, monkey
     stage1.train(replace(BASE, target_steps=1, score_smooth=0.7, score_mouth=0.0))      # one step: the student's own sampler adds no noise
     assert len(seen) == BASE.steps * (1 + BASE.fake_updates)
     eps = torch.cat(seen)
-    assert (eps[..., *teacher.MOUTH] == 0).all()
+    assert (eps[..., *MOUTH] == 0).all()
     brow = eps[..., :4, :]
     assert abs(brow.std() - 1) < 0.02
     assert abs((brow[:, 1:] * brow[:, :-1]).mean() - math.exp(-1 / (2 * 0.7 ** 2))) < 0.02

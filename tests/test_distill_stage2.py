@@ -10,10 +10,10 @@ from torch.testing import assert_close
 
 import distill_stage2 as stage2
 from common import parse
+from diffusion import T
 from distill_stage1 import few_step_sample, rollout
 from distill_stage2 import Discriminator, disc_loss, draw_last, gen_loss, penalty, phase_timesteps, self_compare_loss, warm_timesteps
 from helpers import condition, prepare, small_unet, train_with_a_power_cut
-from teacher import T
 from test_distill_stage1 import SHAPE
 
 CLEAN = torch.zeros(SHAPE[0])                                                 # t of a clip without noise
