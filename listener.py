@@ -1,6 +1,6 @@
 """The listener: the sound's tokens learn to name phones before any picture is drawn, and then stay as they are.
 
-    L = cross-entropy of the phone at the place of each token
+    token = (h, √P softmax(W h)),   L = cross-entropy of the phone at the place of each token
 
 This is what speech recognition, wav2vec 2.0 (2006.11477), is to the models that the paper distils: they do not have to learn phonetics
 from pictures of lips. teacher.py calls it; only the toy set knows its phones.
@@ -12,15 +12,39 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from audio_features import FPS, WINDOW
+from audio_features import FPS, N_MELS, WINDOW
 from common import cosine_decay
 from tiny_data.speech import PHONES
 
 
-def pretrain_sound(tokens, videos, steps, generator, device, batch=128):
-    """Teach the sound's tokens to name the phone they lie on; -> share of right names on the last batches, nan without phones.
+class Listener(nn.Module):
+    """Windows (N, R, A) -> tokens (N, 5, size + P): what is heard, and how likely each of the P phones is, a phonetic posteriorgram (Hazen et al., 2009).
 
-    tokens: UNet.audio, (B, A, W) -> (B, D / 2, 5); token j of frame k lies on frame k − 2 + j.
+    Lips are nearly a weighted mean of the phones' lips, and the weights are these likelihoods: a network that reads its tokens with linear
+    layers finds width and rounding in them far better than in h. √P gives a sure token's likelihoods a mean square of 1.
+    """
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size + len(PHONES)
+        self.hear = nn.Sequential(nn.Conv1d(N_MELS, size, 3, padding=1), nn.SiLU(), nn.Conv1d(size, size, 4, 2, 1), nn.SiLU(),
+                                  nn.Conv1d(size, size, 4, 2, 1))                                # 20 rows -> 10 -> 5 tokens
+        self.name = nn.Linear(size, len(PHONES))
+
+    def listen(self, windows):
+        """-> h (N, 5, size), and the phones' logits (N, 5, P)."""
+        h = self.hear(windows.transpose(1, 2)).transpose(1, 2).contiguous()
+        return h, self.name(h)
+
+    def forward(self, windows):
+        h, logits = self.listen(windows)
+        return torch.cat([h, len(PHONES) ** 0.5 * logits.softmax(-1)], -1)
+
+
+def pretrain_sound(listener, videos, steps, generator, device, batch=128):
+    """Teach a Listener to name the phone that each token lies on; -> share of right names on the last batches, nan without phones.
+
+    Token j of frame k lies on frame k − 2 + j.
     """
     if not videos.phones:
         return math.nan
@@ -32,14 +56,13 @@ def pretrain_sound(tokens, videos, steps, generator, device, batch=128):
             label[(k >= start) & (k < end)] = names.index(symbol)
         labels.append(np.lib.stride_tricks.sliding_window_view(label, WINDOW // 4))
     labels, windows, right = torch.from_numpy(np.concatenate(labels)), [videos.windows(i) for i in range(len(videos.phones))], []
-    head = nn.Linear(tokens[-1].out_channels, len(names)).to(device)
-    optimiser = torch.optim.AdamW([*tokens.parameters(), *head.parameters()], lr=1e-3)
+    optimiser = torch.optim.AdamW(listener.parameters(), lr=1e-3)
     for step in range(steps):
         picked = torch.randint(len(labels), (batch,), generator=generator)
         video = np.searchsorted(videos.starts, picked.numpy(), side="right") - 1
         x = torch.from_numpy(np.stack([windows[v][i - videos.starts[v]] for v, i in zip(video, picked.tolist())]))
         x = x + 0.075 * torch.randn(batch, 1, 1, generator=generator)                            # as in latents.Clips.batch
-        y, named = labels[picked].flatten().to(device), head(tokens(x.to(device).transpose(1, 2)).transpose(1, 2)).flatten(0, 1)
+        y, named = labels[picked].flatten().to(device), listener.listen(x.to(device))[1].flatten(0, 1)
         loss = F.cross_entropy(named, y)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

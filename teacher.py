@@ -7,7 +7,7 @@ The network, its sampler and its training; their equations are in diffusion.py.
 Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt, contact sheets.
 
 Shapes: B batch, F frames (16), C latent channels (16), H W latent size (8 8), R rows of an audio window (20),
-A audio feature size (64), D embedding size, K context frames (4 or 0), T diffusion steps (1000).
+A audio feature size (64), D embedding size, E size of a sound's token, K context frames (4 or 0), T diffusion steps (1000).
 """
 import math
 from copy import deepcopy
@@ -23,7 +23,7 @@ from autoencoder import load_autoencoder
 from common import Log, Muon, check_finite, cosine_decay, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from diffusion import T, add_noise, ddim_step, guide, mouth_guidance, shape_noise, trailing_timesteps, v_loss, v_target
 from latents import REF_GAP, cond_map, contact_sheet, drop, load_clips
-from listener import pretrain_sound
+from listener import Listener, pretrain_sound
 
 
 @dataclass
@@ -73,21 +73,21 @@ def hold_context(x, cond, eps=None, t=None):
 
 
 class Block(nn.Module):
-    """One level's unit: x (B F, c_in, H, W), emb (B F, D), tokens (B F, 5, D / 2) -> (B F, c, H, W).
+    """One level's unit: x (B F, c_in, H, W), emb (B F, D), tokens (B F, 5, E) -> (B F, c, H, W).
 
     Spatial residual convolutions, modulated by emb (time and sound); cross-attention from each frame to its own audio tokens;
     self-attention over space where `spatial`; then, at each place, over time. A convolution over time before that last one
     compares neighbouring frames: motion is local, and attention alone has to find that out.
     """
 
-    def __init__(self, c_in, c, d, spatial=False, heads=4):
+    def __init__(self, c_in, c, d, heard, spatial=False, heads=4):
         super().__init__()
         self.heads, self.spatial = heads, spatial
         self.norm1, self.conv1 = nn.GroupNorm(8, c_in), nn.Conv2d(c_in, c, 3, padding=1)
         self.norm2, self.conv2 = nn.GroupNorm(8, c), nn.Conv2d(c, c, 3, padding=1)
         self.skip = nn.Conv2d(c_in, c, 1) if c_in != c else nn.Identity()
         self.modulate = nn.Linear(d, 2 * c)
-        self.norm_a, self.q_a, self.kv_a, self.out_a = nn.LayerNorm(c), nn.Linear(c, c), nn.Linear(d // 2, 2 * c), nn.Linear(c, c)
+        self.norm_a, self.q_a, self.kv_a, self.out_a = nn.LayerNorm(c), nn.Linear(c, c), nn.Linear(heard, 2 * c), nn.Linear(c, c)
         self.norm_t, self.time_conv = nn.LayerNorm(c), nn.Conv2d(c, c, (3, 1), padding=(1, 0))      # over (F, H W)
         self.qkv_t, self.out_t, self.place_t = nn.Linear(c, 3 * c), nn.Linear(c, c), nn.Parameter(0.02 * torch.randn(64, c))
         if spatial:
@@ -133,23 +133,23 @@ class UNet(nn.Module):
         super().__init__()
         c, d = channels, 256
         self.time = nn.Sequential(nn.Linear(64, d), nn.SiLU(), nn.Linear(d, d))
-        self.audio = nn.Sequential(nn.Conv1d(N_MELS, d // 2, 3, padding=1), nn.SiLU(), nn.Conv1d(d // 2, d // 2, 4, 2, 1), nn.SiLU(),
-                                   nn.Conv1d(d // 2, d // 2, 4, 2, 1))                           # 20 rows -> 10 -> 5 tokens
-        self.place_a = nn.Parameter(0.02 * torch.randn(WINDOW // 4, d // 2))
-        self.sound = nn.Sequential(nn.SiLU(), nn.Linear(WINDOW // 4 * d // 2, d), nn.SiLU(), nn.Linear(d, d))
+        self.audio = Listener(d // 2)                                                            # 20 rows -> 5 tokens
+        e = self.audio.size
+        self.place_a = nn.Parameter(0.02 * torch.randn(WINDOW // 4, e))
+        self.sound = nn.Sequential(nn.SiLU(), nn.Linear(WINDOW // 4 * e, d), nn.SiLU(), nn.Linear(d, d))
         self.inlet = nn.Conv2d(3 * latent + 1, c, 3, padding=1)
-        self.down1, self.down2 = Block(c, c, d), Block(c, c, d)                                  # 8 x 8
+        self.down1, self.down2 = Block(c, c, d, e), Block(c, c, d, e)                            # 8 x 8
         self.shrink = nn.Conv2d(c, c, 3, 2, 1)
-        self.mid1, self.mid2 = Block(c, c, d, spatial=True), Block(c, c, d, spatial=True)       # 4 x 4
+        self.mid1, self.mid2 = Block(c, c, d, e, True), Block(c, c, d, e, True)                  # 4 x 4
         self.grow = nn.Sequential(nn.Conv2d(c, 4 * c, 1), nn.PixelShuffle(2))
-        self.up1, self.up2 = Block(2 * c, c, d), Block(2 * c, c, d)                              # 8 x 8, with skips
+        self.up1, self.up2 = Block(2 * c, c, d, e), Block(2 * c, c, d, e)                        # 8 x 8, with skips
         self.norm, self.outlet = nn.GroupNorm(8, c), nn.Conv2d(c, latent, 3, padding=1)
         self.register_buffer("motion", torch.zeros(directions, 64 * latent) if directions else None)
         for layer in (self.outlet, self.sound[-1]):
             nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
 
     def encode(self, xt, t, cond):
-        """The first half -> the features of its levels [(B F, c, 8, 8), (B F, c, 8, 8), (B F, c, 4, 4)], emb (B F, D), tokens (B F, 5, D / 2)."""
+        """The first half -> the features of its levels [(B F, c, 8, 8), (B F, c, 8, 8), (B F, c, 4, 4)], emb (B F, D), tokens (B F, 5, E)."""
         b, f, c, h, w = xt.shape
         if (cond.audio.shape, cond.ref.shape, cond.context.shape, cond.mask.shape) != ((b, f, WINDOW, N_MELS), (b, c, h, w), xt.shape, (b, f)):
             raise ValueError(f"x_t {tuple(xt.shape)} does not fit the condition: " + ", ".join(f"{k} {tuple(v.shape)}" for k, v in cond._asdict().items()))
@@ -157,7 +157,7 @@ class UNet(nn.Module):
         x = torch.cat([xt, cond.ref[:, None].expand_as(xt), cond.context, mask], 2).flatten(0, 1)   # (B F, 49, 8, 8)
         angle = t.float()[:, None] / T * torch.exp(torch.linspace(0, math.log(1000), 32, device=t.device))
         emb = self.time(torch.cat([angle.cos(), angle.sin()], 1)).repeat_interleave(f, 0)           # (B F, D)
-        tokens = self.audio(cond.audio.flatten(0, 1).transpose(1, 2)).transpose(1, 2).contiguous() # (B F, 5, D / 2)
+        tokens = self.audio(cond.audio.flatten(0, 1))                                               # (B F, 5, E)
         emb = F.silu(emb + self.sound(tokens.flatten(1)))
         tokens = tokens + self.place_a
         x = self.inlet(x.contiguous(memory_format=torch.channels_last))
