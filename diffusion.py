@@ -1,11 +1,12 @@
 """The equations of diffusion: noise, v-prediction, the DDIM step, guidance, the loss. One equation, one function; T is 1000.
 
     x_t = α_t x0 + σ_t ε,    v = α_t ε − σ_t x0,    α_t = cos(πt / 2T),  σ_t = sin(πt / 2T)
-    x̂0 = α_t x_t − σ_t v̂,    ε̂ = σ_t x_t + α_t v̂
+    x̂0 = α_t x_t − σ_t v̂,    ε̂ = σ_t x_t + α_t v̂               (v̂: the network's answer, or v_g where it is guided)
     x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from x_T = shape_noise(ε) down to t = 0)
-    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]                      (guidance, 3 branches; at the mouth s_audio grows as t falls)
-    L   = E || v̂(x_t, t, c) − v ||²                             over the frames that are to be generated; mouth and eyes weigh more
+    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]      (guidance, 3 branches; s_audio grows as t falls at the mouth, and is 1 elsewhere)
+    L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames that are to be generated; in the teacher's, mouth and eyes weigh more
 
+c is a latents.Cond (portrait, sound, context), ∅ the same with portrait and sound dropped.
 Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), T diffusion steps.
 """
 import torch
@@ -32,26 +33,26 @@ def alpha_sigma(t, ndim=5):
 
 def add_noise(x0, eps, t):
     """x_t = α_t x0 + σ_t ε. x0, ε (B, ...), t (B,) -> like x0. Ho et al., 2006.11239, eq. 4."""
-    a, s = alpha_sigma(t, x0.ndim)
-    return a * x0 + s * eps
+    alpha, sigma = alpha_sigma(t, x0.ndim)
+    return alpha * x0 + sigma * eps
 
 
 def v_target(x0, eps, t):
     """v = α_t ε − σ_t x0. Shapes as add_noise. Salimans & Ho, 2202.00512, appendix D."""
-    a, s = alpha_sigma(t, x0.ndim)
-    return a * eps - s * x0
+    alpha, sigma = alpha_sigma(t, x0.ndim)
+    return alpha * eps - sigma * x0
 
 
 def x0_from_v(xt, v, t):
     """x̂0 = α_t x_t − σ_t v: no division, so it holds at t = T, where x̂0 = −v."""
-    a, s = alpha_sigma(t, xt.ndim)
-    return a * xt - s * v
+    alpha, sigma = alpha_sigma(t, xt.ndim)
+    return alpha * xt - sigma * v
 
 
 def eps_from_v(xt, v, t):
     """ε̂ = σ_t x_t + α_t v: no division, so it holds at t = 0, where ε̂ = v."""
-    a, s = alpha_sigma(t, xt.ndim)
-    return s * xt + a * v
+    alpha, sigma = alpha_sigma(t, xt.ndim)
+    return sigma * xt + alpha * v
 
 
 def ddim_step(xt, v, t, s):
@@ -92,7 +93,7 @@ def shape_noise(eps, smooth, mouth_noise, motion=None):
 
 
 def guide(v_none, v_ref, v_full, s_ref, s_audio):
-    """v̂ = v(∅) + s_ref [v(ref) − v(∅)] + s_audio [v(ref, audio) − v(ref)]; scales of 1 give v(ref, audio).
+    """v_g = v(∅) + s_ref [v(ref) − v(∅)] + s_audio [v(ref, audio) − v(ref)]; scales of 1 give v(ref, audio).
 
     Classifier-free guidance (2207.12598) for two conditions, as in InstructPix2Pix (2211.09800), eq. 3. Scales: numbers, or tensors that broadcast.
     """
@@ -103,7 +104,8 @@ def mouth_guidance(s_audio, t):
     """s_audio -> its scale at every place (B, 1, 1, 8, 8) at t (B,): 1 + 2 (s_audio − 1) (1 − t / T) at the mouth, 1 elsewhere.
 
     Guidance gives up variety for what the condition decides. The sound decides the lips alone: elsewhere it would only calm the head. And it is
-    worth most when little noise is left (scales that grow so, with the same mean: Wang et al., 2404.13040).
+    worth most when little noise is left, so its scale grows as t falls; the mean over t is s_audio (Wang et al., 2404.13040). A sampler of few steps
+    stays below that mean: in one step, at T, the scale is 1.
     """
     scale = torch.ones(len(t), 1, 1, 8, 8, device=t.device)
     scale[..., *MOUTH] = (1 + 2 * (s_audio - 1) * (1 - t / T)).view(-1, 1, 1, 1, 1)

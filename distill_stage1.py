@@ -1,8 +1,8 @@
 """Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
 
-    x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, 3T/4, T/2, T/4          (the student's sampler, each time a fresh ε')
+    x_T = ε',   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, 3T/4, T/2, T/4      (the student's sampler, each time a fresh ε')
     g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 + σ_t ε,   t ~ U[0.02 T, 0.98 T]
-    L_DMD  = ½ ‖x̂0 − stopgrad(x̂0 − g)‖²                                          (so ∂L/∂x̂0 = g / n, n numbers in x̂0)
+    L_DMD  = ½ mean (x̂0 − stopgrad(x̂0 − g))²                                    (so ∂L/∂x̂0 = g / n, n free numbers in x̂0)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
 
 x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise what the student
@@ -119,7 +119,7 @@ def motion_directions(latents, starts, count):
         raise ValueError(f"--directions {count}: a frame has {latents[0].numel()} numbers, so there are no more")
     scatter = 0
     for a, b in zip(starts, starts[1:]):
-        x = latents[a:b:4].clone().double()                                   # every fourth frame: neighbours say almost the same
+        x = latents[a:b:4].to(torch.float64, copy=True)                                   # every fourth frame: neighbours say almost the same
         x[..., *MOUTH] = 0
         x = (x - x.mean(0)).flatten(1)
         scatter = scatter + x.T @ x
@@ -149,7 +149,7 @@ def dmd_gradient(x0_fake, x0_real, x0_hat, mask):
 def dmd_loss(x0_hat, g, mask):
     """½ ‖x̂0 − stopgrad(x̂0 − g)‖², mean over the n free numbers: its value says nothing, its gradient is g / n. (B, F, C, H, W), (B, F)."""
     target = (x0_hat - g).detach()                                            # detach: otherwise the two x̂0 cancel
-    return 0.5 * v_loss(x0_hat, target, mask)
+    return 0.5 * v_loss(x0_hat, target, mask)                                 # v_loss is a masked mean square, here of x̂0
 
 
 def real_score(teacher, xt, t, cond, s_ref, s_audio, plain=False):

@@ -204,6 +204,7 @@ def train(cfg, resume=False):
     disc.audio.load_state_dict(reference.audio.state_dict())                  # a random one too has the student's listener
     disc = Discriminator(trainable(disc)).to(device, memory_format=torch.channels_last)
     start = deepcopy(disc.state_dict())                                       # so it begins each phase
+
     # 4 optimisers
     optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
     disc_optimiser = torch.optim.AdamW(disc.parameters(), lr=cfg.disc_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
@@ -230,7 +231,7 @@ def train(cfg, resume=False):
         own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise, student.motion)         # the student's
         last = draw_last(before, n, k, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         t_disc, eps_disc = (cfg.disc_noise * T * torch.rand(cfg.batch, generator=generator)).to(device), noise()
-        seen = lambda x: hold_context(add_noise(x, eps_disc, t_disc), cond)   # what D sees of a clip: in noise real and false ones overlap
+        seen = lambda x: hold_context(add_noise(x, eps_disc, t_disc), cond)   # what D sees of a clip: in noise real and false ones overlap; context stays clean
         value = lambda x: disc(seen(x), t_disc, cond)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):

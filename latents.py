@@ -1,6 +1,7 @@
 """Between the videos and the networks: the condition c, all frames as latents, batches of clips, contact sheets.
 
-Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), R rows of an audio window (20), A audio feature size (64).
+Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), R rows of an audio window (20), A audio feature size (64),
+K context frames (4 or 0).
 """
 import hashlib
 import os
@@ -31,7 +32,7 @@ def cond_map(cond, f):
 
 
 def drop(cond, keep_ref, keep_audio):
-    """Replace dropped conditions by zeros (no portrait has a zero latent, no sound is zero for 0.2 s). keeps: (B,) 0 or 1."""
+    """Replace dropped conditions by zeros: no portrait has a zero latent, and no sound is zero (-20 dB in every band; silence is -1) for 0.2 s. keeps: (B,) 0 or 1."""
     return cond._replace(ref=cond.ref * keep_ref[:, None, None, None], audio=cond.audio * keep_audio[:, None, None, None])
 
 
@@ -96,7 +97,7 @@ class Clips:
         level = 0.075 * torch.randn(size, 1, 1, 1, generator=generator)       # 3 dB: a file's level is known only roughly
         given = (torch.rand(size, 1, generator=generator) < context_rate) & (torch.arange(frames) < context // shorter)
         mask = given.float().to(self.device)
-        return x0, Cond(ref, (audio + level.to(self.device)), x0 * mask[:, :, None, None, None], mask)
+        return x0, Cond(ref, audio + level.to(self.device), x0 * mask[:, :, None, None, None], mask)
 
 
 def preview(clips, count=3):

@@ -1,9 +1,10 @@
-"""The listener: the sound's tokens learn to name phones before any picture is drawn, and then stay as they are.
+"""The listener: on the toy set the sound's tokens learn to name phones before any picture is drawn, and then stay as they are.
 
-    token = (h, √P softmax(W h)),   L = cross-entropy of the phone at the place of each token
+    token = (h, √P p),   p = softmax(A h + b),   L = cross-entropy of p and the phone at the token's place
 
-This is what speech recognition, wav2vec 2.0 (2006.11477), is to the models that the paper distils: they do not have to learn phonetics
-from pictures of lips. teacher.py calls it; only the toy set knows its phones.
+h: what convolutions make of four rows of sound and their neighbours; p: the probabilities of the P phones. This is what speech recognition,
+wav2vec 2.0 (2006.11477), is to the models that the paper distils: they do not have to learn phonetics from pictures of lips. Your own clips
+come without phones: there teacher.py trains the listener with everything else, and p is P more features.
 """
 import math
 
@@ -20,8 +21,8 @@ from tiny_data.speech import PHONES
 class Listener(nn.Module):
     """Windows (N, R, A) -> tokens (N, 5, size + P): what is heard, and how likely each of the P phones is, a phonetic posteriorgram (Hazen et al., 2009).
 
-    Lips are nearly a weighted mean of the phones' lips, and the weights are these likelihoods: a network that reads its tokens with linear
-    layers finds width and rounding in them far better than in h. √P gives a sure token's likelihoods a mean square of 1.
+    Lips are nearly a weighted mean of the phones' lips, and the weights are these probabilities: cross-attention, whose keys and values are
+    linear in the tokens, finds width and rounding in them far better than in h. √P gives a sure token's √P p a mean square of 1.
     """
 
     def __init__(self, size):

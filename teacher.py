@@ -1,6 +1,10 @@
 """The teacher: an audio-driven talking-portrait diffusion model, 40 DDIM steps x 3 guidance branches = 120 evaluations.
 
-The network, its sampler and its training; their equations are in diffusion.py.
+    L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames to be generated; mouth and eyes weigh more (diffusion.v_loss)
+    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]         (guided_v, diffusion.guide)
+    x_T = shape_noise(ε), then 40 DDIM steps with v_g            (ddim_sample)
+
+The network, its sampler and its training; one equation, one function, in diffusion.py.
 
     python teacher.py --bf16                 52 minutes on two CPU cores (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
     python teacher.py --smoke                everything at toy size in seconds (after python autoencoder.py --smoke)
@@ -65,13 +69,6 @@ NOISE = dict(smooth=0.75, mouth_noise=0.0)         # and its x_T: shape_noise
 
 # ---------------------------------------------------------------- the network
 
-def hold_context(x, cond, eps=None, t=None):
-    """x (B, F, C, H, W) with the places of context frames replaced by their true latents, noised to t if ε and t are given."""
-    given = cond.context if eps is None else add_noise(cond.context, eps, t)
-    mask = cond.mask[:, :, None, None, None]
-    return mask * given + (1 - mask) * x
-
-
 class Block(nn.Module):
     """One level's unit: x (B F, c_in, H, W), emb (B F, D), tokens (B F, 5, E) -> (B F, c, H, W).
 
@@ -80,16 +77,16 @@ class Block(nn.Module):
     compares neighbouring frames: motion is local, and attention alone has to find that out.
     """
 
-    def __init__(self, c_in, c, d, heard, spatial=False, heads=4):
+    def __init__(self, c_in, c, d, e, spatial=False, heads=4):
         super().__init__()
         self.heads, self.spatial = heads, spatial
         self.norm1, self.conv1 = nn.GroupNorm(8, c_in), nn.Conv2d(c_in, c, 3, padding=1)
         self.norm2, self.conv2 = nn.GroupNorm(8, c), nn.Conv2d(c, c, 3, padding=1)
         self.skip = nn.Conv2d(c_in, c, 1) if c_in != c else nn.Identity()
         self.modulate = nn.Linear(d, 2 * c)
-        self.norm_a, self.q_a, self.kv_a, self.out_a = nn.LayerNorm(c), nn.Linear(c, c), nn.Linear(heard, 2 * c), nn.Linear(c, c)
+        self.norm_a, self.q_a, self.kv_a, self.out_a = nn.LayerNorm(c), nn.Linear(c, c), nn.Linear(e, 2 * c), nn.Linear(c, c)
         self.norm_t, self.time_conv = nn.LayerNorm(c), nn.Conv2d(c, c, (3, 1), padding=(1, 0))      # over (F, H W)
-        self.qkv_t, self.out_t, self.place_t = nn.Linear(c, 3 * c), nn.Linear(c, c), nn.Parameter(0.02 * torch.randn(64, c))
+        self.qkv_t, self.out_t, self.place_t = nn.Linear(c, 3 * c), nn.Linear(c, c), nn.Parameter(0.02 * torch.randn(64, c))      # place_t: of up to 64 frames
         if spatial:
             self.norm_s, self.qkv_s, self.out_s = nn.LayerNorm(c), nn.Linear(c, 3 * c), nn.Linear(c, c)
             self.place_s = nn.Parameter(0.02 * torch.randn(16, c))
@@ -108,7 +105,7 @@ class Block(nn.Module):
         h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
         x = self.skip(x) + h
         n, c, height, width = x.shape
-        x = x.permute(0, 2, 3, 1).reshape(n, height * width, c)                                 # tokens (B F, H W, c)
+        x = x.permute(0, 2, 3, 1).reshape(n, height * width, c)                                 # places (B F, H W, c)
         x = x + self.out_a(self.attend(self.q_a(self.norm_a(x)), *self.kv_a(tokens).chunk(2, -1)))
         if self.spatial:
             x = x + self.out_s(self.attend(*self.qkv_s(self.norm_s(x) + self.place_s).chunk(3, -1)))
@@ -175,6 +172,13 @@ class UNet(nn.Module):
 
 # ---------------------------------------------------------------- the sampler
 
+def hold_context(x, cond, eps=None, t=None):
+    """x (B, F, C, H, W) with the places of context frames replaced by their true latents, noised to t if ε and t are given."""
+    given = cond.context if eps is None else add_noise(cond.context, eps, t)
+    mask = cond.mask[:, :, None, None, None]
+    return mask * given + (1 - mask) * x
+
+
 def guided_v(model, xt, t, cond, s_ref, s_audio, plain=False):
     """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels; with both scales at 1 just the full one.
     The sound's scale is mouth_guidance(s_audio, t), or with `plain` s_audio everywhere and at every t, as in the paper."""
@@ -202,6 +206,8 @@ def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, pla
         x = hold_context(ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio, plain), t, s), cond, eps, s)
     return x
 
+
+# ---------------------------------------------------------------- the network, to train and to load
 
 def trainable(unet):
     """The network, in place, ready to train: everything but its listener."""
@@ -239,12 +245,12 @@ def train(cfg, resume=False):
     if videos.phones and cfg.sound_steps:                                     # a frozen listener, as wav2vec 2.0 is in the models that the paper
         model.audio.requires_grad_(False)                                     # distils: while pictures are noise, training would silence it
     ema = deepcopy(model).requires_grad_(False)
-    looks = [lambda cond, noise: ddim_sample(ema, cond, noise(), **NOISE), lambda cond, noise: ddim_sample(ema, cond, noise(), 1, 1, 1, **NOISE)]
+    looks = [lambda cond, noise: ddim_sample(ema, cond, noise(), **NOISE), lambda cond, noise: ddim_sample(ema, cond, noise(), steps=1, s_ref=1, s_audio=1, **NOISE)]
     print(f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}")
 
     # 4 optimiser
     inner = {name: p for name, p in model.named_parameters() if p.ndim > 1 and "place" not in name and name.split(".")[0] in BLOCKS}
-    rest = [p for name, p in model.named_parameters() if name not in inner]                            # without gradient, as the listener: left alone
+    rest = [p for name, p in model.named_parameters() if name not in inner]                            # a frozen listener's too: AdamW leaves alone what has no gradient
     optimiser = torch.optim.AdamW(rest, lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     muon = Muon(inner.values(), lr=cfg.lr, dtype=torch.bfloat16 if cfg.bf16 else torch.float32)    # half the steps of AdamW alone
 

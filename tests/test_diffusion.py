@@ -7,7 +7,6 @@ from torch.testing import assert_close
 
 from diffusion import (FACE, MOUTH, T, add_noise, alpha_sigma, ddim_step, eps_from_v, guide, mouth_guidance, shape_noise, trailing_timesteps, v_loss, v_target,
                        x0_from_v)
-from helpers import condition, small_unet
 from tiny_data import faces
 
 torch.manual_seed(0)
@@ -21,6 +20,12 @@ EXACT = dict(rtol=0, atol=1e-12)
 def test_schedule_is_clean_at_0_and_pure_noise_at_T():
     assert [x.item() for x in alpha_sigma(torch.tensor([0.0]))] == [1, 0]
     assert [x.item() for x in alpha_sigma(torch.tensor([float(T)]))] == [0, 1]
+
+
+def test_schedule_is_the_cosine():
+    alpha, sigma = alpha_sigma(torch.tensor([T / 3, T / 2, 2 * T / 3], dtype=torch.float64))
+    assert_close(alpha.flatten(), torch.tensor([0.75, 0.5, 0.25], dtype=torch.float64).sqrt(), **EXACT)
+    assert_close(sigma.flatten(), alpha.flatten().flip(0), **EXACT)
 
 
 def test_schedule_preserves_variance_and_falls():
@@ -96,13 +101,17 @@ def test_shaped_noise_stays_normal_is_alike_over_its_length_and_weak_at_the_mout
 
 
 def test_noise_that_keeps_to_motion_is_its_projection_and_nothing_at_the_mouth():
-    eps, v = torch.randn(3, 16, 16, 8, 8, generator=torch.Generator().manual_seed(0)), small_unet(directions=5).motion
+    eps, v = torch.randn(3, 16, 16, 8, 8, generator=torch.Generator().manual_seed(0)), torch.linalg.qr(torch.randn(1024, 5))[0].T
     kept = shape_noise(eps, 0.0, 1.0, v)
     kept[..., *MOUTH] = (eps.flatten(2) @ v.T @ v).view_as(eps)[..., *MOUTH]        # undo the mouth's own
     assert torch.linalg.matrix_rank(kept.flatten(0, 1).flatten(1), rtol=1e-4) == 5
     assert_close(kept.flatten(2) @ v.T, eps.flatten(2) @ v.T, rtol=1e-4, atol=1e-4)      # in these directions it is as it was
     assert (shape_noise(eps, 3.0, 0.0, v)[..., *MOUTH] == 0).all()
     assert_close(shape_noise(eps, 3.0, 0.5, v)[..., *MOUTH], 0.5 * eps[..., *MOUTH], rtol=0, atol=0)
+    off = v.reshape(5, 16, 8, 8).clone()
+    off[..., *MOUTH] = 0                                                        # as motion_directions has them
+    off = off.flatten(1)
+    assert_close(shape_noise(eps, 3.0, 0.0, off), shape_noise(shape_noise(eps, 3.0, 0.0), 0.0, 0.0, off), rtol=1e-4, atol=1e-5)    # alike over the frames, too
 
 
 # ---- guidance
@@ -129,7 +138,7 @@ def test_the_sounds_guidance_is_the_mouths_alone_and_grows_from_none_in_pure_noi
 # ---- loss
 
 def test_loss_is_zero_for_the_truth_and_counts_only_free_frames():
-    v, mask = torch.randn(2, 16, 16, 8, 8), condition(2, given=4).mask
+    v, mask = torch.randn(2, 16, 16, 8, 8), (torch.arange(16) < 4).float().expand(2, 16)
     assert v_loss(v, v, mask) == 0
     wrong = v.clone()
     wrong[:, :4] += 5

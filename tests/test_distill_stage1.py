@@ -15,7 +15,7 @@ from diffusion import MOUTH, T, add_noise, alpha_sigma, shape_noise, trailing_ti
 from distill_stage1 import sampling_settings, dmd_gradient, dmd_loss, fake_loss, few_step_sample, kept_directions, motion_directions, real_score, rollout
 from helpers import SHIPPED, condition, prepare, small_unet, train_with_a_power_cut
 from latents import Cond
-from teacher import ddim_sample, hold_context
+from teacher import ddim_sample
 
 torch.manual_seed(0)
 SHAPE = (2, 16, 16, 8, 8)
@@ -292,12 +292,6 @@ def test_rollout_takes_a_timestep_for_each_clip():
         both = rollout(model, condition(), lambda: x, [T, torch.tensor([300.0, 600.0])])
         alone = rollout(model, condition(), lambda: x, [T, 600.0])
     assert_close(both[1], alone[1], rtol=1e-4, atol=1e-4)
-
-
-def test_hold_context_changes_only_the_given_places():
-    x, c = torch.randn(SHAPE), condition(given=4)
-    assert_close(hold_context(x, c)[:, 4:], x[:, 4:], rtol=0, atol=0)
-    assert_close(hold_context(x, c)[:, :4], c.context[:, :4], rtol=0, atol=0)
 
 
 # ---- training

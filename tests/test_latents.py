@@ -7,6 +7,7 @@ from torch.testing import assert_close
 import autoencoder
 import latents
 import tiny_data
+from helpers import condition
 
 
 class FakeCoder:
@@ -95,3 +96,8 @@ def test_the_portrait_is_a_second_away_or_as_far_as_the_video_allows(clips):
 def test_without_a_gap_the_portrait_may_be_any_frame_of_the_video(clips):
     away, _ = distance(*clips.batch(400, torch.Generator().manual_seed(0), 4, 0.5, ref_gap=0))
     assert (away < 0).any() and (away > 40).any()
+
+
+def test_drop_zeroes_what_is_not_kept():
+    c = latents.drop(condition(2), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]))
+    assert not c.ref[0].any() and c.ref[1].any() and c.audio[0].any() and not c.audio[1].any()

@@ -1,7 +1,6 @@
 import math
 from copy import deepcopy
 
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -10,8 +9,7 @@ import teacher
 from diffusion import add_noise, alpha_sigma, ddim_step, guide, mouth_guidance, shape_noise
 from helpers import condition, prepare, small_unet, train_with_a_power_cut
 from latents import cond_map, drop
-from listener import Listener, pretrain_sound
-from teacher import Block, UNet, ddim_sample, guided_v
+from teacher import Block, UNet, ddim_sample, guided_v, hold_context
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +22,22 @@ class Spy(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.calls = []
+        self.calls, self.seen = [], []
 
     def forward(self, xt, t, cond):
         self.calls.append((len(xt), t.clone(), cond))
-        self.seen = [*getattr(self, "seen", []), xt]
+        self.seen.append(xt)
         return torch.zeros_like(xt)
 
 
 # ---- the sampler
+
+def test_hold_context_changes_only_the_given_places():
+    c = condition(given=4)
+    x = torch.randn_like(c.context)
+    assert_close(hold_context(x, c)[:, 4:], x[:, 4:], rtol=0, atol=0)
+    assert_close(hold_context(x, c)[:, :4], c.context[:, :4], rtol=0, atol=0)
+
 
 class GaussianDenoiser(torch.nn.Module):
     """The exact v̂ for data N(m, c²): E[x0 | x_t] = m + α c² (x_t − α m) / (α² c² + σ²)."""
@@ -44,12 +49,12 @@ class GaussianDenoiser(torch.nn.Module):
         return torch.where(s > 0, (a * xt - x0) / s.clamp_min(1e-12), 0)
 
 
-@pytest.mark.parametrize("steps, tolerance", [(40, 0.02), (400, 0.002)])
+@pytest.mark.parametrize("steps, tolerance", [(40, 0.04), (400, 0.004)])
 def test_ddim_with_the_exact_denoiser_of_a_gaussian_samples_that_gaussian(steps, tolerance):
     """The probability flow maps the noise's quantiles to the data's: x0 = m + c ε, more exactly with more steps."""
     eps = torch.linspace(-2, 2, 2 * 16 * 16 * 64, dtype=torch.float64).view(2, 16, 16, 8, 8)
     c = cond_map(condition(), torch.Tensor.double)
-    assert_close(ddim_sample(GaussianDenoiser(), c, eps, steps, 1, 1), 0.7 + 0.5 * eps, rtol=0, atol=tolerance * 2)
+    assert_close(ddim_sample(GaussianDenoiser(), c, eps, steps, 1, 1), 0.7 + 0.5 * eps, rtol=0, atol=tolerance)
 
 
 def test_one_ddim_step_returns_the_mean_of_the_data_whatever_the_noise():
@@ -156,11 +161,6 @@ def test_shapes_that_do_not_fit_are_named(unet):
         unet(torch.randn(1, 12, 16, 8, 8), torch.tensor([1.0]), condition(1))
 
 
-def test_drop_zeroes_what_is_not_kept():
-    c = drop(condition(2), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]))
-    assert not c.ref[0].any() and c.ref[1].any() and c.audio[0].any() and not c.audio[1].any()
-
-
 # ---- training
 
 SMALL = dict(data="data", videos=1, autoencoder="ae.pt", steps=4, short_steps=1, batch=2, frames=8, channels=16, warmup=1, sound_steps=2, log_every=1, save_every=2, sample_every=9)
@@ -198,33 +198,11 @@ def test_a_diverging_run_stops_and_names_the_step(workplace):
         teacher.train(teacher.Config(**{**SMALL, "lr": 1e20}, out="c", weights="c.pt"))
 
 
-def test_sound_tokens_learn_to_name_phones_of_sentences_they_never_heard():
-    """Two phones that differ in one band; the labels must not be shifted: token j of frame k lies on frame k − 2 + j."""
-    import tiny_data
-    rng, n = np.random.default_rng(0), 400
-    kind = np.repeat(rng.integers(0, 2, n // 4), 4)
-    mel = np.full((4 * n, 64), -1.0, np.float32)
-    mel[np.arange(4 * n), np.where(np.repeat(kind, 4), 40, 10)] = 1.0
-    phones = [("i" if k else "a", i / 25, (i + 1) / 25) for i, k in enumerate(kind)]
-    videos = tiny_data.Videos(np.zeros((n, 1, 1, 3)), mel, np.array([0, n]), None, None, [phones])
-    torch.manual_seed(0)
-    assert pretrain_sound(UNet(16).audio, videos, 150, torch.Generator().manual_seed(0), "cpu") > 0.98
-    assert math.isnan(pretrain_sound(UNet(16).audio, videos._replace(phones=[]), 5, None, "cpu"))
-
-
-def test_a_token_is_what_is_heard_and_how_likely_each_phone_is():
-    listener, windows = Listener(8), torch.randn(3, 20, 64)
-    tokens, (h, logits) = listener(windows), listener.listen(windows)
-    assert tokens.shape == (3, 5, listener.size) and logits.shape == (3, 5, listener.size - 8)
-    assert_close(tokens[..., :8], h)
-    likely = tokens[..., 8:] / logits.shape[-1] ** 0.5
-    assert_close(likely.sum(-1), torch.ones(3, 5))
-    assert_close(likely[..., 0] / likely[..., 1], (logits[..., 0] - logits[..., 1]).exp(), rtol=1e-4, atol=1e-5)
-
-
 def test_the_listener_stays_as_it_is_and_what_listens_to_it_learns(workplace, monkeypatch):
     monkeypatch.setattr(teacher, "contact_sheet", lambda *args: None)
     still = teacher.train(teacher.Config(**{**SMALL, "lr": 0.0}, out="e", weights="e.pt")).state_dict()
     trained = teacher.train(teacher.Config(**SMALL, out="g", weights="g.pt")).state_dict()
     assert all(torch.equal(still[key], trained[key]) for key in still if key.startswith("audio."))
     assert (still["sound.3.weight"] != trained["sound.3.weight"]).any()
+    deaf = teacher.train(teacher.Config(**{**SMALL, "lr": 0.0, "sound_steps": 0}, out="h", weights="h.pt")).state_dict()
+    assert any(not torch.equal(still[key], deaf[key]) for key in still if key.startswith("audio."))             # before that it has learnt
