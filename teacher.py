@@ -6,7 +6,7 @@
 
 The network, its sampler and its training; one equation, one function, in diffusion.py.
 
-    python teacher.py --bf16                 52 minutes on two CPU cores (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
+    python teacher.py --bf16                 52 to 75 minutes on two CPU cores (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
     python teacher.py --smoke                everything at toy size in seconds (after python autoencoder.py --smoke)
 Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt, contact sheets.
 
@@ -63,8 +63,8 @@ class Config:
 SMOKE = dict(videos=4, steps=6, short_steps=2, batch=2, channels=16, warmup=2, sound_steps=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
              weights="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", data="data/smoke")
 BLOCKS = ("down1", "down2", "mid1", "mid2", "up1", "up2")
-STEPS, S_REF, S_AUDIO = 40, 1.1, 2.75   # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
-NOISE = dict(smooth=0.75, mouth_noise=0.0)         # and its x_T: shape_noise
+STEPS, S_REF, S_AUDIO = 40, 1.1, 2.25   # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
+NOISE = dict(smooth=0.8, mouth_noise=0.0)         # and its x_T: shape_noise
 
 
 # ---------------------------------------------------------------- the network
