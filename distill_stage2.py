@@ -57,7 +57,7 @@ class Config:
     last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
-    sample_smooth: float = 2.5   # ablation: at most so much when sampling: eyes close more often
+    sample_smooth: float = 2.0   # ablation: at most so much when sampling: eyes close more often
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     directions: int = 256        # ablation: in how many of the 4-step student's directions, those in which faces move most; 0 = in all, as in the paper
     sample_directions: int = 64  # ablation: at most so many when sampling, a truncation: steadier pictures, hair and glasses smear less, calmer heads
