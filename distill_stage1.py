@@ -13,7 +13,7 @@ Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales);
 
     python distill_stage1.py --bf16              11 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
-    python distill_stage1.py --bf16 --target-steps 1 --steps 400 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
+    python distill_stage1.py --bf16 --target-steps 1 --steps 400 --sample-smooth 3 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
@@ -63,6 +63,7 @@ class Config:
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     directions: int = 256        # ablation: in how many directions, those in which faces move most; 0 = in all, as in the paper
+    sample_smooth: float = 3.5   # ablation: ℓ when sampling, unless smooth is 0: longer brings calmer clips, nearer to true ones, and fewer blinks
     sample_directions: int = 128 # ablation: at most so many when sampling, a truncation: steadier pictures, hardly calmer heads
     score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: about as the teacher is sampled; 0 = as in the paper
     score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
@@ -174,9 +175,13 @@ def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, 
 
 def sampling_settings(made):
     """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it: as it was
-    trained, but for sample_smooth and sample_directions, where it has them and they are less."""
+    trained, but for sample_smooth and, where they are fewer, sample_directions. The paper's noise (smooth = 0, directions = 0) stays the paper's."""
     settings = {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise", "directions") if key in made}
-    return settings | {key: min(settings[key], made[f"sample_{key}"]) for key in ("smooth", "directions") if f"sample_{key}" in made}
+    if settings.get("smooth") and "sample_smooth" in made:
+        settings["smooth"] = made["sample_smooth"]
+    if "sample_directions" in made:
+        settings["directions"] = min(settings["directions"], made["sample_directions"])
+    return settings
 
 
 def student_sampler(student, made, **given):
@@ -243,7 +248,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(simulate=("backward", "data"), renoise=("fresh", "ddim"), init=("teacher", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {getattr(cfg, name)!r}")
-    check_noise(cfg, "smooth", "mouth_noise", "score_smooth", "score_mouth")
+    check_noise(cfg, "smooth", "sample_smooth", "mouth_noise", "score_smooth", "score_mouth")
     if not (0 <= cfg.t_min < cfg.t_max <= 1 and cfg.target_steps >= 1):
         raise ValueError(f"0 <= --t-min < --t-max <= 1 and --target-steps >= 1 are wanted, got {cfg.t_min}, {cfg.t_max} and {cfg.target_steps}")
 

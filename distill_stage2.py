@@ -57,7 +57,7 @@ class Config:
     last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
-    sample_smooth: float = 2.0   # ablation: at most so much when sampling: eyes close more often
+    sample_smooth: float = 2.0   # ablation: ℓ when sampling, unless smooth is 0: shorter closes the eyes more often
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     directions: int = 256        # ablation: in how many of the 4-step student's directions, those in which faces move most; 0 = in all, as in the paper
     sample_directions: int = 64  # ablation: at most so many when sampling, a truncation: steadier pictures, hair and glasses smear less, calmer heads
@@ -178,7 +178,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(gan=("relativistic", "hinge", "vanilla"), disc_init=("student", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
-    check_noise(cfg, "smooth", "mouth_noise")
+    check_noise(cfg, "smooth", "sample_smooth", "mouth_noise")
     if not 0 <= cfg.disc_noise <= 1:
         raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {cfg.disc_noise}")
 
@@ -196,7 +196,7 @@ def train(cfg, resume=False):
     clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks
-    refer = student_sampler(reference, made)                                  # x_ref: as the 4-step student is sampled
+    refer = student_sampler(reference, made, smooth=made.get("smooth", 0.0))    # x_ref: in the ℓ of its training, which is the student's, too
     student = trainable(deepcopy(reference))
     student.motion = kept_directions(reference, cfg.directions)
     ema = deepcopy(student).eval().requires_grad_(False)

@@ -243,13 +243,13 @@ def test_a_students_noise_keeps_to_its_directions_and_to_no_more_than_it_has():
     assert_close(seen[0], shape_noise(eps, 2.0, 0.0, student.motion[:3]))
 
 
-def test_a_student_is_sampled_as_it_was_trained_or_with_shorter_noise_in_fewer_directions():
+def test_a_student_is_sampled_as_it_was_trained_or_with_noise_of_another_length_in_fewer_directions():
     assert sampling_settings(dict(smooth=3.0, mouth_noise=0.5)) == dict(smooth=3.0, mouth_noise=0.5)
     assert sampling_settings(asdict(stage1.Config(target_steps=1, renoise="ddim", smooth=0.0))) == dict(steps=1, renoise="ddim", smooth=0.0, mouth_noise=0.0, directions=128)
     assert sampling_settings(dict(channels=96)) == {}
     less = lambda **made: sampling_settings(dict(sample_smooth=2.5, sample_directions=64) | made)
     assert less(smooth=3.0, directions=256) == dict(smooth=2.5, directions=64)
-    assert less(smooth=1.0, directions=32) == dict(smooth=1.0, directions=32)
+    assert less(smooth=1.0, directions=32) == dict(smooth=2.5, directions=32)
     assert less(smooth=0.0, directions=0) == dict(smooth=0.0, directions=0)                       # the paper's noise stays the paper's
 
 
