@@ -63,7 +63,7 @@ class Config:
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     directions: int = 256        # ablation: in how many directions, those in which faces move most; 0 = in all, as in the paper
-    sample_smooth: float = 3.25  # ablation: ℓ when sampling, unless smooth is 0: longer brings calmer clips, nearer to true ones, and fewer blinks
+    sample_smooth: float = 3.5   # ablation: ℓ when sampling, unless smooth is 0: longer brings calmer clips, nearer to true ones, and fewer blinks
     sample_directions: int = 128 # ablation: at most so many when sampling, a truncation: steadier pictures, hardly calmer heads
     score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: about as the teacher is sampled; 0 = as in the paper
     score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
