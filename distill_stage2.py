@@ -12,7 +12,7 @@ each phase again, and learns alone for some iterations; student and moving avera
 At the start of a phase the last timestep is drawn between the old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties); Diffusion-GAN 2206.02262 (noised clips).
 
-    python distill_stage2.py --bf16              13 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
+    python distill_stage2.py --bf16              12 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
