@@ -120,7 +120,7 @@ def motion_directions(latents, starts, count):
         raise ValueError(f"--directions {count}: a frame has {latents[0].numel()} numbers, so there are no more")
     scatter = 0
     for a, b in zip(starts, starts[1:]):
-        x = latents[a:b:4].to(torch.float64, copy=True)                                   # every fourth frame: neighbours say almost the same
+        x = latents[a:b:4].to(torch.float64, copy=True)                       # every fourth frame: neighbours say almost the same
         x[..., *MOUTH] = 0
         x = (x - x.mean(0)).flatten(1)
         scatter = scatter + x.T @ x

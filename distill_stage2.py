@@ -196,7 +196,7 @@ def train(cfg, resume=False):
     clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks
-    refer = student_sampler(reference, made, smooth=made.get("smooth", 0.0))    # x_ref: in the ℓ of its training, which is the student's, too
+    refer = student_sampler(reference, made, smooth=made.get("smooth", 0.0))    # x_ref: as the 4-step student is sampled, but with the ℓ of its training
     student = trainable(deepcopy(reference))
     student.motion = kept_directions(reference, cfg.directions)
     ema = deepcopy(student).eval().requires_grad_(False)
