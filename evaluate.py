@@ -81,14 +81,14 @@ SHOWN = ("nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid f
 
 # ---------------------------------------------------------------- the models: one line each
 
-def models(folder, device):
+def models(folder, device, bf16=False):
     """Every model whose checkpoint is in the folder -> [(name, network evaluations, sampler(cond, noise) -> x0)].
 
     noise() draws a fresh ε, so a sampler of several steps may ask for it more than once.
     """
     folder, rows = Path(folder), []
     if (folder / "teacher.pt").exists():
-        teacher, _ = load_to_sample(load_teacher, folder / "teacher.pt", device)    # a name of its own: the samplers look it up when they are called
+        teacher, _ = load_to_sample(load_teacher, folder / "teacher.pt", device, bf16)    # a name of its own: the samplers look it up when they are called
         ddim = lambda **settings: lambda cond, noise: ddim_sample(teacher, cond, noise(), **NOISE | settings)
         rows += [("teacher", 120, ddim(steps=40)),
                  ("teacher_plain", 120, ddim(steps=40, s_audio=2, plain=True, smooth=0.0, mouth_noise=1.0)),   # x_T = ε and guidance as in the paper
@@ -98,12 +98,12 @@ def models(folder, device):
                  ("ddim1", 1, ddim(steps=1, s_ref=1, s_audio=1)), ("ddim1_guided", 3, ddim(steps=1)),
                  ("wrong_audio", 120, ddim(steps=40))]
     if (folder / "stage1.pt").exists():
-        loaded = load_to_sample(load_stage1, folder / "stage1.pt", device)
+        loaded = load_to_sample(load_stage1, folder / "stage1.pt", device, bf16)
         rows += [(name, steps, student_sampler(*loaded, steps=steps)) for name, steps in (("stage1", 4), ("stage1_2steps", 2), ("stage1_1step", 1))]
     if (folder / "stage2.pt").exists():
-        rows += [("stage2", 1, student_sampler(*load_to_sample(load_stage2, folder / "stage2.pt", device), steps=1))]
+        rows += [("stage2", 1, student_sampler(*load_to_sample(load_stage2, folder / "stage2.pt", device, bf16), steps=1))]
     if (folder / "direct1.pt").exists():
-        rows += [("direct1", 1, student_sampler(*load_to_sample(load_stage1, folder / "direct1.pt", device), steps=1))]
+        rows += [("direct1", 1, student_sampler(*load_to_sample(load_stage1, folder / "direct1.pt", device, bf16), steps=1))]
     return rows
 
 
@@ -220,7 +220,7 @@ def evaluate(args):
     judge, ref = metrics.Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
 
     table = [(name, nfe, source, None) for name, nfe, source in floors(truth, autoencoder, device)]
-    for name, nfe, sampler in models(folder, device):
+    for name, nfe, sampler in models(folder, device, args.bf16):
         if name == "wrong_audio" and len(truth.frames) == 1:                  # no other sentence to hear
             continue
         heard = truth._replace(windows=truth.windows.roll(1, 0)) if name == "wrong_audio" else truth

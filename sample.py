@@ -270,11 +270,15 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def load_to_sample(loader, path, device):
-    """loader(path, device) -> (network, its Config as a dict). Raises ValueError if it was trained on chunks of another length than it is to sample."""
+def load_to_sample(loader, path, device, bf16=False):
+    """loader(path, device) -> (network, its Config as a dict). Raises ValueError if it was trained on chunks of another length than it is to sample.
+    bf16: to be run under autocast, which would cast these weights anew at every call; so it is done once, and the result is the same."""
     model, config = loader(path, device)
     if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
         raise ValueError(f"these weights were trained with --frames {config['frames']} --context {config['context']}; sampling wants {CHUNK} and {CONTEXT}")
+    for layer in model.modules() if bf16 else ():
+        if isinstance(layer, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)):
+            layer.to(torch.bfloat16)
     return model, config
 
 
@@ -286,7 +290,7 @@ def make_sampler(name, args, device, evaluations):
         raise ValueError(f"--model {name} has no guidance: leave --guidance-ref, --guidance-audio and --plain-guidance out")
     if "s_ref" in settings and "directions" in given:
         raise ValueError("--directions is a student's: leave it out")
-    model, config = load_to_sample(loader, HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device)
+    model, config = load_to_sample(loader, HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device, args.bf16)
     model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))
 
     def sample(cond, noise):
