@@ -57,13 +57,13 @@ class Config:
     target_steps: int = 4        # ablation: steps of the student; 1 = direct DMD to one step
     fake_updates: int = 3        # ablation: fake-score updates per student update, on the samples that the student has just made
     s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head
-    s_audio: float = 2.5         # ablation: guidance of the real score, sound (both 1: none)
+    s_audio: float = 2.0         # ablation: guidance of the real score, sound (both 1: none)
     plain_guidance: bool = False # ablation: the sound's scale is the same at every place and t, as in the paper
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     directions: int = 256        # ablation: in how many directions, those in which faces move most; 0 = in all, as in the paper
-    sample_smooth: float = 3.5   # ablation: ℓ when sampling, unless smooth is 0: longer brings calmer clips, nearer to true ones, and fewer blinks
+    sample_smooth: float = 3.25  # ablation: ℓ when sampling, unless smooth is 0: longer brings calmer clips, nearer to true ones, and fewer blinks
     sample_directions: int = 128 # ablation: at most so many when sampling, a truncation: steadier pictures, hardly calmer heads
     score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: about as the teacher is sampled; 0 = as in the paper
     score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
