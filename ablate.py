@@ -56,7 +56,7 @@ def ablate(args):
     base = replace(base, bf16=args.bf16, last_steps=max(1, round(base.last_steps * args.budget)))
     out, device = Path(args.out), pick_device("auto")
     metrics.load_reader(args.metrics)                                         # these two complain now, not after the training
-    first = load_to_sample(load_stage1, base.student, device)
+    first = load_to_sample(load_stage1, base.student, device, args.bf16)
     for name in wanted:                                                       # train
         for seed in range(args.seeds):
             place = out / f"{name}-{seed}"
@@ -84,7 +84,7 @@ def ablate(args):
 
     measure("stage1", [(*first, 4)]), measure("stage1_1step", [(*first, 1)])
     for name in wanted:
-        measure(name, [(*distill_stage2.load_stage2(out / f"{name}-{seed}/stage2.pt", device), 1) for seed in range(args.seeds)])
+        measure(name, [(*load_to_sample(distill_stage2.load_stage2, out / f"{name}-{seed}/stage2.pt", device, args.bf16), 1) for seed in range(args.seeds)])
     tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]])
     (out / "table.md").write_text(table(rows) + "\n")
     (out / "table.json").write_text(json.dumps(dict(rows=rows, setting=vars(args)), indent=1) + "\n")
