@@ -171,29 +171,38 @@ def speak(sampler, truth, ref, autoencoder, seed, bf16=False):
 
 
 @torch.no_grad()
-def speed(sampler, truth, ref, autoencoder, device, repeats=3):
-    """One video at a time, in this process: median milliseconds of denoiser, decoder and sound features: of `repeats` runs after
-    one to warm up, and with more than one repeat of a whole second of them, since short runs wander most."""
-    def clock(f, *args):
-        times = []
-        while len(times) <= repeats or (repeats > 1 and sum(times) < 1000):
-            torch.cuda.synchronize() if device.type == "cuda" else None
-            start = time.perf_counter()
-            f(*args)
-            torch.cuda.synchronize() if device.type == "cuda" else None
-            times.append(1000 * (time.perf_counter() - start))
-        return float(np.median(times[1:]))
+def speeds(samplers, truth, ref, autoencoder, device, rounds=5):
+    """Milliseconds of denoiser, decoder and sound features, one video at a time, in this process: {name: sampler} -> {name: numbers}.
+
+    The models take turns, so that a machine that slows down slows them all: in each of `rounds` rounds everything runs for a quarter of a second, once
+    at least (the first of several runs warms up and does not count). Medians over all rounds.
+    """
     z = torch.randn(1, CHUNK, *ref.shape[1:], generator=torch.Generator().manual_seed(0)).to(device)
     mask = (torch.arange(CHUNK, device=device) < CONTEXT).float()[None]
     later = Cond(ref[:1], truth.windows[:1, :CHUNK], z * mask[:, :, None, None, None], mask)
     first = later._replace(context=torch.zeros_like(z), mask=torch.zeros_like(mask))
     wave = np.random.default_rng(0).standard_normal(CHUNK * FRAME).astype(np.float32)
-    new = CHUNK - CONTEXT
-    denoise, start = clock(sampler, later, lambda: z) / new, clock(sampler, first, lambda: z)
-    decode, features = (clock(lambda: to_uint8(autoencoder.decode(z[0]))), clock(lambda: audio_windows(log_mel(wave)).copy()))
-    total = denoise + (decode + features) / CHUNK
-    return dict(denoise_ms_per_frame=denoise, decode_ms_per_frame=decode / CHUNK, features_ms_per_frame=features / CHUNK,
-                total_ms_per_frame=total, first_chunk_ms=start + decode + features, rtf=1000 / FPS / total)
+    jobs = {(name, part): partial(sampler, cond, lambda: z) for name, sampler in samplers.items() for part, cond in (("first", first), ("later", later))}
+    jobs |= {"decode": lambda: to_uint8(autoencoder.decode(z[0])), "features": lambda: audio_windows(log_mel(wave)).copy()}
+    times = {job: [] for job in jobs}
+    for job in rounds * list(jobs):
+        run = []
+        while sum(run) < 250:
+            torch.cuda.synchronize() if device.type == "cuda" else None
+            start = time.perf_counter()
+            jobs[job]()
+            torch.cuda.synchronize() if device.type == "cuda" else None
+            run.append(1000 * (time.perf_counter() - start))
+        times[job] += run[1:] or run
+    ms = {job: float(np.median(t)) for job, t in times.items()}
+    rest = ms["decode"] + ms["features"]
+    numbers = {}
+    for name in samplers:
+        denoise = ms[name, "later"] / (CHUNK - CONTEXT)
+        total = denoise + rest / CHUNK
+        numbers[name] = dict(denoise_ms_per_frame=denoise, decode_ms_per_frame=ms["decode"] / CHUNK, features_ms_per_frame=ms["features"] / CHUNK,
+                             total_ms_per_frame=total, first_chunk_ms=ms[name, "first"] + rest, rtf=1000 / FPS / total)
+    return numbers
 
 
 def diversity(reads):
@@ -240,14 +249,16 @@ def evaluate(args):
             if len(reads) > 1 and reads[0] is not None:
                 own_diversity = diversity(reads) if own_diversity is None else own_diversity       # the first row is `real`
                 row["diversity"] = float((diversity(reads) / own_diversity).mean())
-            if sampler:
-                with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-                    row |= speed(sampler, truth, ref, autoencoder, device, 1 if args.quick else 3)
             with suppress(ImportError):                               # Windows has no such module
                 import resource
                 row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
             rows.append(row)
             bar.update(args.seeds)
+        bar.set_description("speed")
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+            measured = speeds({name: sampler for name, _, _, sampler in table if sampler}, truth, ref, autoencoder, device, 1 if args.quick else 5)
+    for row in rows:
+        row |= measured.get(row["model"], {})
     count = len(truth.frames)
     others = truth_of(videos, count, count, n_frames, device).frames if len(videos.starts) - 1 >= count + 2 else None      # a covariance wants two
     slow = next((r["denoise_ms_per_frame"] for r in rows if r["model"] == "teacher"), None)

@@ -1,5 +1,7 @@
 import json
 import shutil
+from itertools import groupby
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,11 +125,31 @@ def test_the_row_of_the_paper_has_its_noise_and_guidance_and_the_teachers_row_ou
     assert seen == [dict(steps=40, **NOISE), dict(steps=40, s_audio=2, plain=True, smooth=0.0, mouth_noise=1.0)]
 
 
+def test_models_are_timed_by_turns_and_the_first_of_several_runs_does_not_count(judge, monkeypatch):
+    """A clock that goes on by 300 ms (one run fills a turn) for the slow model, by 100 ms for all else, and by 100 more for a model that runs first in its turn."""
+    now, ran, cost = [0.0], [], {"slow": 0.3, "quick": 0.1}
+    def model(name):
+        def sampler(cond, noise):
+            now[0] += cost[name] + 0.1 * (not ran or ran[-1] != (name, cond.mask.sum() > 0))
+            ran.append((name, cond.mask.sum() > 0))
+        return sampler
+    monkeypatch.setattr(evaluate.time, "perf_counter", lambda: now[0])
+    for name in ("log_mel", "audio_windows"):
+        monkeypatch.setattr(evaluate, name, lambda x: now.__setitem__(0, now[0] + 0.05) or x)
+    coder = SimpleNamespace(decode=lambda z: now.__setitem__(0, now[0] + 0.1) or torch.zeros(16, 3, 64, 64))
+    ms = evaluate.speeds({"slow": model("slow"), "quick": model("quick")}, judge.truth, torch.zeros(1, 16, 8, 8), coder, CPU, rounds=2)
+    turns = [key for key, _ in groupby(name for name, _ in ran)]
+    assert turns == ["slow", "quick"] * 2
+    assert ms["slow"]["denoise_ms_per_frame"] == pytest.approx(400 / 12) and ms["quick"]["denoise_ms_per_frame"] == pytest.approx(100 / 12)
+    assert ms["quick"]["first_chunk_ms"] == pytest.approx(100 + 100 + 100) and ms["slow"]["decode_ms_per_frame"] == pytest.approx(100 / 16)
+    assert ms["quick"]["total_ms_per_frame"] == pytest.approx(100 / 12 + 200 / 16) == pytest.approx(40 / ms["quick"]["rtf"])
+
+
 # ---------------------------------------------------------------- the command
 
 def test_json_and_markdown_hold_every_row_and_number(place, capsys, monkeypatch):
-    speed = evaluate.speed
-    monkeypatch.setattr(evaluate, "speed", lambda *args: speed(*args[:5], repeats=1))
+    speeds = evaluate.speeds
+    monkeypatch.setattr(evaluate, "speeds", lambda *args: speeds(*args[:5], rounds=1))
     files = {k: place / f"table.{k}" for k in ("json", "md")}
     evaluate.main(["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints"), "--clips", "3", "--frames", "28", "--seeds", "2",
                    "--models", "still,ddim1,ddim2_guided", "--device", "cpu", "--json", str(files["json"]), "--markdown", str(files["md"])])
