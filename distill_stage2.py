@@ -6,7 +6,7 @@
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = mean (D(x_t) − D(x_t + σ_p n))²                                             (gradient penalties by finite noise: R1, R2, R3)
 
-D sees x_t = α_t x + σ_t ε, t ~ U[0, 0.6 T], with the same t and ε for x0, x̂0 and x_ref; they also share the condition c. x_ref is a 4-step sample of the
+D sees x_t = α_t x + σ_t ε, t ~ U[0, 0.3 T], with the same t and ε for x0, x̂0 and x_ref; they also share the condition c. x_ref is a 4-step sample of the
 frozen stage-1 student, from noise of its own: better than what N steps make, a nearer aim than the data. D starts from the same student's weights, in
 each phase again, and learns alone for some iterations; student and moving average go on.
 At the start of a phase the last timestep is drawn between the old phase's and the new one's, so that the last step learns to jump further and further.
@@ -42,7 +42,7 @@ class Config:
     student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
     batch: int = 8               # clips per iteration
-    lr: float = 3e-5             # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump less far
+    lr: float = 6e-5             # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump less far
     warmup: int = 10             # student updates of linear warm-up in each phase, while the rate already falls to zero along a cosine
     disc_lr: float = 5e-4        # of the discriminator
     ema: float = 0.99            # largest decay of the moving average, which is what is shipped; after n updates it is (1 + n) / (10 + n) at most
@@ -57,16 +57,15 @@ class Config:
     last_steps: int = 200        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
-    sample_smooth: float = 2.0   # ablation: ℓ when sampling, unless smooth is 0: shorter closes the eyes more often
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     directions: int = 256        # ablation: in how many of the 4-step student's directions, those in which faces move most; 0 = in all, as in the paper
-    sample_directions: int = 64  # ablation: at most so many when sampling, a truncation: steadier pictures, hair and glasses smear less, calmer heads
+    sample_directions: int = 128 # ablation: at most so many when sampling, a truncation: steadier pictures, hair and glasses smear less, calmer heads
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
     penalty: float = 20.0        # ablation: λ of the gradient penalties; 0 = none
     sigma: float = 0.1           # ablation: σ_p of their noise; λ and σ_p together act like R1 with γ = 2 λ σ_p²
-    disc_noise: float = 0.6      # ablation: D sees clips noised to a t drawn up to this share of T; 0 = clean clips
+    disc_noise: float = 0.3      # ablation: D sees clips noised to a t drawn up to this share of T; 0 = clean clips
     disc_init: str = "student"   # ablation: the discriminator starts as the student, or random
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
     channels: int = 0            # of the UNet: always the 4-step student's, filled in for the log
@@ -178,7 +177,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(gan=("relativistic", "hinge", "vanilla"), disc_init=("student", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
-    check_noise(cfg, "smooth", "sample_smooth", "mouth_noise")
+    check_noise(cfg, "smooth", "mouth_noise")
     if not 0 <= cfg.disc_noise <= 1:
         raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {cfg.disc_noise}")
 
