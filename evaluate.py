@@ -175,7 +175,7 @@ def speeds(samplers, truth, ref, autoencoder, device, rounds=5):
     """Milliseconds of denoiser, decoder and sound features, one video at a time, in this process: {name: sampler} -> {name: numbers}.
 
     The models take turns, so that a machine that slows down slows them all: in each of `rounds` rounds everything runs for a quarter of a second, once
-    at least (the first of several runs warms up and does not count). Medians over all rounds.
+    at least (the first of several runs warms up and does not count). Medians over the rounds of the median within a round.
     """
     z = torch.randn(1, CHUNK, *ref.shape[1:], generator=torch.Generator().manual_seed(0)).to(device)
     mask = (torch.arange(CHUNK, device=device) < CONTEXT).float()[None]
@@ -193,7 +193,7 @@ def speeds(samplers, truth, ref, autoencoder, device, rounds=5):
             jobs[job]()
             torch.cuda.synchronize() if device.type == "cuda" else None
             run.append(1000 * (time.perf_counter() - start))
-        times[job] += run[1:] or run
+        times[job].append(np.median(run[1:] or run))
     ms = {job: float(np.median(t)) for job, t in times.items()}
     rest = ms["decode"] + ms["features"]
     numbers = {}
@@ -321,7 +321,7 @@ def arguments(argv=None):
         args.clips, args.frames, args.seeds = 4, 16, 1
     if min(args.clips, args.seeds) < 1 or args.frames < CHUNK or args.seed < 0:
         parser.error(f"--clips and --seeds must be at least 1, --frames at least {CHUNK}, --seed at least 0")
-    for path in (args.json, args.markdown):                                    # half an hour of work must not end at a typo
+    for path in (args.json, args.markdown):                                    # an hour of work must not end at a typo
         if path and not Path(path).resolve().parent.is_dir():
             parser.error(f"there is no folder for {path}")
     return args

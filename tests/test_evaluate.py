@@ -125,23 +125,25 @@ def test_the_row_of_the_paper_has_its_noise_and_guidance_and_the_teachers_row_ou
     assert seen == [dict(steps=40, **NOISE), dict(steps=40, s_audio=2, plain=True, smooth=0.0, mouth_noise=1.0)]
 
 
-def test_models_are_timed_by_turns_and_the_first_of_several_runs_does_not_count(judge, monkeypatch):
-    """A clock that goes on by 300 ms (one run fills a turn) for the slow model, by 100 ms for all else, and by 100 more for a model that runs first in its turn."""
-    now, ran, cost = [0.0], [], {"slow": 0.3, "quick": 0.1}
-    def model(name):
-        def sampler(cond, noise):
-            now[0] += cost[name] + 0.1 * (not ran or ran[-1] != (name, cond.mask.sum() > 0))
-            ran.append((name, cond.mask.sum() > 0))
-        return sampler
+def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_counts(judge, monkeypatch):
+    """A clock on which the slow model takes 300 ms and all else 100, the first run of a turn 100 more, and everything twice as long in one round of three."""
+    now, ran = [0.0], []
+    def spend(name, seconds):
+        first = not ran or ran[-1] != name
+        ran.append(name)
+        turn = sum(key == "slow, first" for key, _ in groupby(ran))            # each round begins with it
+        now[0] += (seconds + 0.1 * first) * (2 if turn == 2 else 1)
+    def model(name, seconds):
+        return lambda cond, noise: spend(f"{name}, {'later' if cond.mask.any() else 'first'}", seconds)
     monkeypatch.setattr(evaluate.time, "perf_counter", lambda: now[0])
-    for name in ("log_mel", "audio_windows"):
-        monkeypatch.setattr(evaluate, name, lambda x: now.__setitem__(0, now[0] + 0.05) or x)
-    coder = SimpleNamespace(decode=lambda z: now.__setitem__(0, now[0] + 0.1) or torch.zeros(16, 3, 64, 64))
-    ms = evaluate.speeds({"slow": model("slow"), "quick": model("quick")}, judge.truth, torch.zeros(1, 16, 8, 8), coder, CPU, rounds=2)
-    turns = [key for key, _ in groupby(name for name, _ in ran)]
-    assert turns == ["slow", "quick"] * 2
-    assert ms["slow"]["denoise_ms_per_frame"] == pytest.approx(400 / 12) and ms["quick"]["denoise_ms_per_frame"] == pytest.approx(100 / 12)
-    assert ms["quick"]["first_chunk_ms"] == pytest.approx(100 + 100 + 100) and ms["slow"]["decode_ms_per_frame"] == pytest.approx(100 / 16)
+    monkeypatch.setattr(evaluate, "log_mel", lambda x: spend("features", 0.1) or x)
+    monkeypatch.setattr(evaluate, "audio_windows", lambda x: x)
+    coder = SimpleNamespace(decode=lambda z: spend("decode", 0.1) or torch.zeros(16, 3, 64, 64))
+    ms = evaluate.speeds({"slow": model("slow", 0.3), "quick": model("quick", 0.1)}, judge.truth, torch.zeros(1, 16, 8, 8), coder, CPU, rounds=3)
+    assert [key for key, _ in groupby(ran)] == ["slow, first", "slow, later", "quick, first", "quick, later", "decode", "features"] * 3
+    assert ms["slow"]["denoise_ms_per_frame"] == pytest.approx(400 / 12)       # one run fills its turn, so that one counts
+    assert ms["quick"]["denoise_ms_per_frame"] == pytest.approx(100 / 12) and ms["quick"]["decode_ms_per_frame"] == pytest.approx(100 / 16)
+    assert ms["quick"]["first_chunk_ms"] == pytest.approx(100 + 100 + 100)
     assert ms["quick"]["total_ms_per_frame"] == pytest.approx(100 / 12 + 200 / 16) == pytest.approx(40 / ms["quick"]["rtf"])
 
 
