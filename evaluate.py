@@ -254,11 +254,11 @@ def evaluate(args):
                 row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
             rows.append(row)
             bar.update(args.seeds)
-        bar.set_description("speed")
-        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-            measured = speeds({name: sampler for name, _, _, sampler in table if sampler}, truth, ref, autoencoder, device, 1 if args.quick else 5)
-    for row in rows:
-        row |= measured.get(row["model"], {})
+        if samplers := {name: sampler for name, _, _, sampler in table if sampler}:
+            bar.set_description("speed")
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+                measured = speeds(samplers, truth, ref, autoencoder, device, 1 if args.quick else 5)
+            rows = [row | measured.get(row["model"], {}) for row in rows]
     count = len(truth.frames)
     others = truth_of(videos, count, count, n_frames, device).frames if len(videos.starts) - 1 >= count + 2 else None      # a covariance wants two
     slow = next((r["denoise_ms_per_frame"] for r in rows if r["model"] == "teacher"), None)
