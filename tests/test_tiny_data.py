@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,18 @@ def test_a_failed_build_leaves_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         build(tmp_path / "set", "val", 1)
     assert list((tmp_path / "set").iterdir()) == []
+
+
+def test_a_set_that_is_built_again_is_never_half_removed(tmp_path, monkeypatch):
+    build(tmp_path, "val", 1)                                          # two scripts that start side by side both build what is missing
+    remove, complete = shutil.rmtree, []
+    def spy(path, **how):
+        remove(path, **how)
+        complete.append((tmp_path / "val" / "phones.json").exists())
+    monkeypatch.setattr(tiny_data.shutil, "rmtree", spy)
+    build(tmp_path, "val", 2)
+    assert complete and all(complete) and len(load(tmp_path, "val").starts) == 3
+    assert {p.name for p in tmp_path.iterdir()} == {"val", "val.png"}
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 9, 10, 25])

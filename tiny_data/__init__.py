@@ -68,7 +68,7 @@ def build(folder, split, n_videos=None, seed=0):
 
 def save(folder, videos):
     """Write a Videos as .npy files and phones.json, first to a temporary folder."""
-    temporary = folder.with_name(folder.name + f".{os.getpid()}.tmp")
+    temporary, old = (folder.with_name(f"{folder.name}.{os.getpid()}.{x}") for x in ("tmp", "old"))
     temporary.mkdir(parents=True)
     try:
         for name, value in videos._asdict().items():
@@ -76,10 +76,12 @@ def save(folder, videos):
                 (temporary / "phones.json").write_text(json.dumps(value))
             else:
                 np.save(temporary / f"{name}.npy", value.astype(np.float16) if name == "mel" else value)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)                                # at once, not file by file: another script may have just built it, and read it now
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @functools.lru_cache(maxsize=1)
