@@ -2,12 +2,14 @@
 
     python ablate.py --bf16                                        all variants, one seed: 12 minutes each on one CPU core
     python ablate.py --seeds 3 --variants full,hinge               some of them, three seeds
+    python ablate.py --options="--listen 0 --wrong-sound 0"        every variant with other options of distill_stage2.py
     python ablate.py --smoke                                       everything at toy size (after the other scripts' --smoke)
 Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and out/ablate/VARIANT-SEED/. A variant that was
 trained with the same settings from the same student is not trained again. The rows "stage1_1step" and "stage1" are the student before stage 2.
 """
 import argparse
 import json
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import evaluate
 import metrics
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
-from common import one_line_errors, pick_device
+from common import one_line_errors, parse, pick_device
 from distill_stage1 import load_stage1, student_sampler
 from sample import load_to_sample
 
@@ -52,7 +54,7 @@ def ablate(args):
     wanted = args.variants.split(",") if args.variants else list(VARIANTS)
     if unknown := set(wanted) - VARIANTS.keys():
         raise ValueError(f"no variant {', '.join(sorted(unknown))}: there are {', '.join(VARIANTS)}")
-    base = distill_stage2.Config(**distill_stage2.SMOKE) if args.smoke else distill_stage2.Config()
+    base, _ = parse(distill_stage2.Config, "the options of distill_stage2.py", distill_stage2.SMOKE, shlex.split(args.options) + args.smoke * ["--smoke"])
     base = replace(base, bf16=args.bf16, last_steps=max(1, round(base.last_steps * args.budget)))
     out, device = Path(args.out), pick_device("auto")
     metrics.load_reader(args.metrics)                                         # these two complain now, not after the training
@@ -96,6 +98,7 @@ def main(argv=None):
     parser.add_argument("--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)")
     parser.add_argument("--seeds", type=int, default=1, help="training seeds of each variant (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=1.0, help="share of distill_stage2.py's updates in phase 1, for a quick look; the phases before it are whole (default: %(default)s)")
+    parser.add_argument("--options", default="", help="of distill_stage2.py, for every variant, such as \"--listen 0 --wrong-sound 0\"")
     parser.add_argument("--clips", type=int, default=96, help="held-out clips of 28 frames (default: %(default)s)")
     parser.add_argument("--metrics", default="checkpoints/metrics.pt", help="the judges (default: %(default)s)")
     parser.add_argument("--out", default="out/ablate")

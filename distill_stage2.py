@@ -2,15 +2,18 @@
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
     ε' = Vᵀ V √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)             (the student's noise; V: directions in which faces move; none at the mouth)
-    L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + λ [R(x0) + R(x̂0) + R(x_ref)]
+    L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + λ_ws softplus(−(D(x0, c) − D(x0, c'))) + λ [R(x0) + R(x̂0) + R(x_ref)]
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = mean (D(x_t) − D(x_t + σ_p n))²                                             (gradient penalties by finite noise: R1, R2, R3)
 
 D sees x_t = α_t x + σ_t ε, t ~ U[0, 0.3 T], with the same t and ε for x0, x̂0 and x_ref; they also share the condition c. x_ref is a 4-step sample of the
 frozen stage-1 student, from noise of its own: better than what N steps make, a nearer aim than the data. D starts from the same student's weights, in
 each phase again, and learns alone for some iterations; student and moving average go on.
+c' is c with the sound of another clip. D is given the sound, but nothing makes it listen: pictures alone tell real from fake (after such a training it
+ranked right above wrong sound in half of the pairs). With --listen 200 it first learns whose sound it is, on real clips, and with --wrong-sound 1 is asked again later.
 At the start of a phase the last timestep is drawn between the old phase's and the new one's, so that the last step learns to jump further and further.
-Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties); Diffusion-GAN 2206.02262 (noised clips).
+Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties); Diffusion-GAN 2206.02262 (noised
+clips); GAN-CLS 1605.05396 (real samples with a wrong condition).
 
     python distill_stage2.py --bf16              12 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
@@ -62,6 +65,8 @@ class Config:
     sample_directions: int = 128 # ablation: at most so many when sampling, a truncation: steadier pictures, hair and glasses smear less, calmer heads
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
+    wrong_sound: float = 0.0     # ablation: λ_ws, real clips with their own sound above the same with another clip's; 0 = none, as in the paper
+    listen: int = 0              # ablation: iterations before all others, in which the discriminator learns just that; 0 = none, as in the paper
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
     penalty: float = 20.0        # ablation: λ of the gradient penalties; 0 = none
     sigma: float = 0.1           # ablation: σ_p of their noise; λ and σ_p together act like R1 with γ = 2 λ σ_p²
@@ -73,7 +78,7 @@ class Config:
     context: int = 0             # frames given from the previous chunk: the same
 
 
-SMOKE = dict(videos=4, batch=2, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1, log_every=1, save_every=2, sample_every=5, data="data/smoke",
+SMOKE = dict(videos=4, batch=2, listen=1, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1, log_every=1, save_every=2, sample_every=5, data="data/smoke",
              out="out/smoke/stage2", weights="out/smoke/stage2.pt", student="out/smoke/stage1.pt", autoencoder="out/smoke/autoencoder.pt", metrics="")
 
 
@@ -127,6 +132,16 @@ def self_compare_loss(better, worse):
     return F.softplus(-(better - worse)).mean()
 
 
+def wrong_sound(cond):
+    """c': every clip of a batch hears what its neighbour should. Cond -> Cond."""
+    return cond._replace(audio=cond.audio.roll(1, 0))
+
+
+def listening_loss(right, wrong):
+    """softplus(−(D(x0, c) − D(x0, c'))), mean: the same clip, so only the sound can tell. D's values (B,), (B,) -> scalar. As GAN-CLS, 1605.05396."""
+    return F.softplus(-(right - wrong)).mean()
+
+
 def disc_objective(kind, real, reference, fake, weight):
     """L_D + λ_sc L_sc,D: real above fake, and reference above fake; D is not asked to rank real and reference. D's values (B,) -> scalar."""
     return disc_loss(kind, real, fake) + weight * self_compare_loss(reference, fake)
@@ -158,6 +173,9 @@ class Discriminator(nn.Module):
         self.unet, c = unet, unet.inlet.out_channels
         del unet.grow, unet.up1, unet.up2, unet.norm, unet.outlet
         self.heads = nn.ModuleList(nn.Sequential(nn.GroupNorm(8, c), nn.Conv2d(c, c, 1), nn.SiLU(), nn.Conv2d(c, 1, 1, bias=False)) for _ in range(2))
+        self.zero_heads()
+
+    def zero_heads(self):
         for head in self.heads:
             nn.init.zeros_(head[-1].weight)
 
@@ -173,6 +191,29 @@ load_stage2 = partial(load_teacher, kind="stage2")
 
 # ---------------------------------------------------------------- training
 
+def listen(disc, clips, cfg, generator, device, log):
+    """D learns which of two sounds belongs to a real clip (listening_loss), `cfg.listen` iterations long. What its body has learnt stays, its heads become zero again."""
+    optimiser, rows = adam(disc, cfg.disc_lr), []
+    for step in range(cfg.listen):
+        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
+        t = (cfg.disc_noise * T * torch.rand(cfg.batch, generator=generator)).to(device)
+        xt = hold_context(add_noise(x0, torch.randn(x0.shape, generator=generator).to(device), t), cond)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
+            right, wrong = disc(xt, t, cond), disc(xt, t, wrong_sound(cond))
+            loss = listening_loss(right, wrong)
+        update(step, "discriminator", disc, optimiser, cfg.disc_lr, loss)
+        rows.append(dict(heard=(right > wrong).float().mean().item(), loss_d=loss.item()))
+        if (step + 1) % cfg.log_every == 0:
+            log(step + 1 - cfg.listen, **mean_rows(rows))                     # steps below 1: before the first phase
+            rows = []
+    disc.zero_heads()
+
+
+def adam(network, lr):
+    """The optimiser of student and discriminator: no momentum, as usual for GANs."""
+    return torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+
+
 def train(cfg, resume=False):
     for name, allowed in dict(gan=("relativistic", "hinge", "vanilla"), disc_init=("student", "random")).items():
         if getattr(cfg, name) not in allowed:
@@ -180,6 +221,8 @@ def train(cfg, resume=False):
     check_noise(cfg, "smooth", "mouth_noise")
     if not 0 <= cfg.disc_noise <= 1:
         raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {cfg.disc_noise}")
+    if cfg.batch < 2 and (cfg.wrong_sound or cfg.listen):
+        raise ValueError("a wrong sound is another clip's of the batch: --batch 2 or more is wanted, or --wrong-sound 0 --listen 0")
 
     # 1 seed and device
     torch.manual_seed(cfg.seed)
@@ -202,16 +245,17 @@ def train(cfg, resume=False):
     disc = deepcopy(reference) if cfg.disc_init == "student" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)
     disc.audio.load_state_dict(reference.audio.state_dict())                  # a random one too has the student's listener
     disc = Discriminator(trainable(disc)).to(device, memory_format=torch.channels_last)
-    start = deepcopy(disc.state_dict())                                       # so it begins each phase
+    start = deepcopy(disc)                                                    # so it begins each phase, once it has listened
 
     # 4 optimisers
-    optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
-    disc_optimiser = torch.optim.AdamW(disc.parameters(), lr=cfg.disc_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    optimiser, disc_optimiser = adam(student, cfg.lr), adam(disc, cfg.disc_lr)
 
     # 5 resume
-    parts = dict(student=student, disc=disc, ema=ema, optimiser=optimiser, disc_optimiser=disc_optimiser)
+    parts = dict(student=student, disc=disc, start=start, ema=ema, optimiser=optimiser, disc_optimiser=disc_optimiser)
     first = resume_training(cfg, "stage2", generator, **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
+    if not first:
+        listen(start, clips, cfg, generator, device, log)
     if cfg.progressive:                                                       # (steps of the phase before, steps, student updates)
         phases = [(4, 3, cfg.phase_steps), (3, 2, cfg.phase_steps), (2, 1, cfg.last_steps)]
     else:
@@ -222,8 +266,8 @@ def train(cfg, resume=False):
     for step in range(first, len(plan)):
         before, n, i, updates = plan[step]                                    # the phase before, the phase, the student's update i of how many within it
         learn, k = i >= 0, max(i, 0)                                          # while only D learns, the student acts as at its first update
-        if i == -cfg.warm_disc and step:                                      # a new phase, a new game: what told 3 steps from the data misjudges 2
-            disc.load_state_dict(start)
+        if i == -cfg.warm_disc:                                               # a new phase, a new game: what told 3 steps from the data misjudges 2
+            disc.load_state_dict(start.state_dict())
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
@@ -243,11 +287,14 @@ def train(cfg, resume=False):
             one = int(torch.randint(count, (), generator=generator))           # R1, R2 or R3, three times: their sum on average, at a third of its cost
             n_penalty = noise()                                               # drawn also without penalty: both runs see the same clips and noise
             loss_r = cfg.penalty * count * penalty(disc, seen(samples[one]), t_disc, values[one], cond, cfg.sigma, n_penalty) if cfg.penalty else torch.zeros(())
-            loss_d = disc_objective(cfg.gan, d_real, d_ref, d_fake, cfg.self_compare) + loss_r
+            d_wrong = disc(seen(x0), t_disc, wrong_sound(cond)) if cfg.wrong_sound else d_real
+            loss_d = disc_objective(cfg.gan, d_real, d_ref, d_fake, cfg.self_compare) + cfg.wrong_sound * listening_loss(d_real, d_wrong) + loss_r
         update(step, "discriminator", disc, disc_optimiser, cfg.disc_lr, loss_d)               # step
 
         row = dict(real=d_real.mean(), reference=d_ref.mean(), fake=d_fake.mean(), accuracy=(d_real > d_fake).float().mean(), loss_d=loss_d,
                    penalty=loss_r, last_t=last.mean(), latent_std=x0_hat.std())
+        if cfg.wrong_sound:
+            row["heard"] = (d_real > d_wrong).float().mean()
         if learn:
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                    # loss of the student
                 with torch.no_grad():                                         # D has just changed: its values again

@@ -39,9 +39,9 @@ def test_two_variants_are_trained_as_they_say_and_measured_and_a_second_run_trai
     monkeypatch.chdir(prepare(tmp_path, "stage1", videos=1, frames=16))
     monkeypatch.setattr(distill_stage2, "SMOKE", test_distill_stage2.SMALL)
     monkeypatch.setattr(distill_stage2, "train", train)
-    line = ["--smoke", "--variants", "full,hinge", "--clips", "2", "--metrics", str(SHIPPED / "metrics.pt"), "--out", "o"]
+    line = ["--smoke", "--variants", "full,hinge", "--clips", "2", "--metrics", str(SHIPPED / "metrics.pt"), "--out", "o", "--options=--batch 3"]
     ablate.main(line)
-    assert [(c.gan, c.seed, c.last_steps) for c in trained] == [(kind, 0, distill_stage2.Config(**test_distill_stage2.SMALL).last_steps) for kind in ("relativistic", "hinge")]
+    assert [(c.gan, c.seed, c.batch, c.last_steps) for c in trained] == [(kind, 0, 3, distill_stage2.Config(**test_distill_stage2.SMALL).last_steps) for kind in ("relativistic", "hinge")]
     saved = json.loads(open("o/table.json").read())
     assert [r["variant"] for r in saved["rows"]] == ["stage1", "stage1_1step", "full", "hinge"] and (tmp_path / "o/sheet.png").exists()
     monkeypatch.setattr(distill_stage2, "train", None)

@@ -118,6 +118,40 @@ def test_what_both_players_do_with_real_reference_and_fake(kind):
         assert not plain[1].any() and plain[2].abs().max() < g[2].abs().max()
 
 
+# ---- listening
+
+def test_a_wrong_sound_is_another_clips_and_all_else_stays():
+    c = condition(given=4)
+    wrong = stage2.wrong_sound(c)
+    assert all(torch.equal(a, b) for name, a, b in zip(c._fields, c, wrong) if name != "audio")
+    assert all(torch.equal(wrong.audio[i], c.audio[i - 1]) and not torch.equal(wrong.audio[i], c.audio[i]) for i in range(len(c.audio)))
+
+
+def test_listening_loss_at_hand_computed_logits():
+    assert_close(stage2.listening_loss(torch.zeros(3), torch.zeros(3)), torch.tensor(math.log(2)))
+    assert_close(stage2.listening_loss(torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 1.0])).item(), (math.log(1 + math.exp(-3)) + math.log(1 + math.exp(1))) / 2)
+
+
+class Echo:
+    """Clips whose pictures are as bright as their sound is loud."""
+
+    def batch(self, size, generator, context, context_rate):
+        level = torch.randn(size, 1, generator=generator)
+        c = condition(size, frames=2)
+        return level[..., None, None, None].expand(c.context.shape), c._replace(audio=level[..., None, None].expand(c.audio.shape))
+
+
+def test_a_discriminator_that_has_listened_knows_whose_sound_it_is():
+    rows, generator = [], torch.Generator().manual_seed(0)
+    disc = Discriminator(small_unet())
+    cfg = replace(stage2.Config(), batch=16, listen=40, disc_lr=3e-3, log_every=20)
+    stage2.listen(disc, Echo(), cfg, generator, torch.device("cpu"), lambda step, **row: rows.append((step, row["heard"])))
+    assert [step for step, _ in rows] == [-20, 0] and rows[-1][1] > 0.65                    # by chance: 0.5 ± 0.03
+    x0, c = Echo().batch(2, generator, 0, 0.0)
+    assert not disc(x0, CLEAN, c).any()                                       # the heads are zero again: each phase begins with nothing said
+    assert any((a != b).any() for a, b in zip(disc.unet.down1.parameters(), small_unet().down1.parameters()))
+
+
 # ---- the gradient penalties
 
 def test_penalty_vanishes_for_a_constant_discriminator_and_grows_with_its_slope():
@@ -195,10 +229,10 @@ def test_gradients_reach_exactly_the_networks_they_should():
 def test_the_discriminator_sees_real_reference_and_fake_in_the_same_noise(workplace, monkeypatch, share):
     seen, add_noise = [], stage2.add_noise
     monkeypatch.setattr(stage2, "add_noise", lambda x, eps, t: seen.append((x, eps, t)) or add_noise(x, eps, t))
-    stage2.train(replace(BASE, disc_noise=share, last_steps=1, out="same", weights="same.pt"))
-    first = [call for call in seen if call[2] is seen[0][2]]                  # the first iteration's: x0, x̂0, x_ref, and the penalised one
-    assert len(first) == 4 and all(eps is first[0][1] for _, eps, _ in first)
-    assert len({x for x, _, _ in first[:3]}) == 3 and any(first[3][0] is x for x, _, _ in first[:3])
+    stage2.train(replace(BASE, disc_noise=share, last_steps=1, out="same", weights="same.pt", listen=0))
+    first = [call for call in seen if call[2] is seen[0][2]]                  # the first iteration's: x0, x̂0, x_ref, the penalised one, x0 with a wrong sound
+    assert len(first) == 5 and all(eps is first[0][1] for _, eps, _ in first)
+    assert len({x for x, _, _ in first[:3]}) == 3 and any(first[3][0] is x for x, _, _ in first[:3]) and first[4][0] is first[0][0]
     for x, eps, t in seen:
         assert (0 <= t).all() and (t <= share * T).all() and (share or torch.equal(add_noise(x, eps, t), x))     # 0: clean clips
 
@@ -214,7 +248,7 @@ def test_while_the_discriminator_learns_alone_neither_student_nor_reference_chan
 
 # ---- training
 
-SMALL = dict(data="data", videos=1, autoencoder="ae.pt", student="stage1.pt", metrics="", batch=2, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1,
+SMALL = dict(data="data", videos=1, autoencoder="ae.pt", student="stage1.pt", metrics="", batch=2, listen=1, wrong_sound=1.0, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1,
              log_every=1, save_every=2, sample_every=9, directions=4)
 
 
@@ -249,7 +283,7 @@ def test_resume_equals_no_interruption(workplace, monkeypatch):
     assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE), 1).sum())
 
 
-@pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0), dict(disc_noise=0.0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(directions=0), dict(directions=2),
+@pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0), dict(wrong_sound=0.0), dict(listen=0), dict(disc_noise=0.0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(directions=0), dict(directions=2),
                                   dict(disc_init="random"), pytest.param(dict(bf16=True), marks=pytest.mark.slow)])
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     other = stage2.train(replace(BASE, **flag))
@@ -258,7 +292,7 @@ def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
     assert other.motion is None if not kept else torch.equal(other.motion, usual.motion[:kept])
 
 
-@pytest.mark.parametrize("flag, message", [(dict(gan="wgan"), "--gan must be"), (dict(disc_init="none"), "--disc-init must be"), (dict(disc_noise=1.1), "--disc-noise is a share"), (dict(channels=32), "leave the option out"), (dict(directions=5), "this student was trained with 4")])
+@pytest.mark.parametrize("flag, message", [(dict(gan="wgan"), "--gan must be"), (dict(disc_init="none"), "--disc-init must be"), (dict(disc_noise=1.1), "--disc-noise is a share"), (dict(batch=1), "--batch 2 or more"), (dict(channels=32), "leave the option out"), (dict(directions=5), "this student was trained with 4")])
 def test_a_wrong_switch_is_named(workplace, flag, message):
     with pytest.raises(ValueError, match=message):
         stage2.train(replace(stage2.Config(**SMALL), **flag))
