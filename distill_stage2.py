@@ -7,15 +7,15 @@
     R(x) = mean (D(x_t) − D(x_t + σ_p n))²                                             (gradient penalties by finite noise: R1, R2, R3)
 
 D sees x_t = α_t x + σ_t ε, t ~ U[0, 0.3 T], with the same t and ε for x0, x̂0 and x_ref; they also share the condition c. x_ref is a 4-step sample of the
-frozen stage-1 student, from noise of its own: better than what N steps make, a nearer aim than the data. D starts from the same student's weights, in
-each phase again, and learns alone for some iterations; student and moving average go on.
+frozen stage-1 student, from noise of its own: better than what N steps make, a nearer aim than the data. D starts as the same student, listens
+first (below), and begins each phase from there, alone for some iterations; student and moving average go on.
 c' is c with the sound of another clip. D is given the sound, but nothing makes it listen: pictures alone tell real from fake (after such a training it
-ranked right above wrong sound in half of the pairs). With --listen 200 it first learns whose sound it is, on real clips, and with --wrong-sound 1 is asked again later.
+ranked right above wrong sound in half of the pairs). So it first learns whose sound it is, on real clips, and is asked again in every iteration.
 At the start of a phase the last timestep is drawn between the old phase's and the new one's, so that the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties); Diffusion-GAN 2206.02262 (noised
 clips); GAN-CLS 1605.05396 (real samples with a wrong condition).
 
-    python distill_stage2.py --bf16              12 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
+    python distill_stage2.py --bf16              21 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
@@ -57,16 +57,17 @@ class Config:
     bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
     warm_disc: int = 10          # ablation: iterations at the start of a phase in which only the discriminator learns
     phase_steps: int = 20        # ablation: student updates in each of the phases 3 and 2
-    last_steps: int = 200        # ablation: student updates in phase 1
+    last_steps: int = 300        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
     smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     directions: int = 256        # ablation: in how many of the 4-step student's directions, those in which faces move most; 0 = in all, as in the paper
+    sample_smooth: float = 2.0   # ablation: ℓ when sampling, unless smooth is 0: shorter brings more blinks, and clips farther from true ones
     sample_directions: int = 128 # ablation: at most so many when sampling, a truncation: steadier pictures, hair and glasses smear less, calmer heads
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
-    wrong_sound: float = 0.0     # ablation: λ_ws, real clips with their own sound above the same with another clip's; 0 = none, as in the paper
-    listen: int = 0              # ablation: iterations before all others, in which the discriminator learns just that; 0 = none, as in the paper
+    wrong_sound: float = 1.0     # ablation: λ_ws, real clips with their own sound above the same with another clip's; 0 = none, as in the paper
+    listen: int = 300            # ablation: iterations before all others, in which the discriminator learns just that; 0 = none, as in the paper
     gan: str = "relativistic"    # ablation: relativistic, hinge or vanilla
     penalty: float = 20.0        # ablation: λ of the gradient penalties; 0 = none
     sigma: float = 0.1           # ablation: σ_p of their noise; λ and σ_p together act like R1 with γ = 2 λ σ_p²
@@ -192,7 +193,8 @@ load_stage2 = partial(load_teacher, kind="stage2")
 # ---------------------------------------------------------------- training
 
 def listen(disc, clips, cfg, generator, device, log):
-    """D learns which of two sounds belongs to a real clip (listening_loss), `cfg.listen` iterations long. What its body has learnt stays, its heads become zero again."""
+    """D learns which of two sounds belongs to a real clip (listening_loss), `cfg.listen` iterations long. What its body has learnt stays, the last layer
+    of each head is zero again. It draws from the training's generator: a run that listens longer or not at all sees other clips and noise afterwards."""
     optimiser, rows = adam(disc, cfg.disc_lr), []
     for step in range(cfg.listen):
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
@@ -201,10 +203,10 @@ def listen(disc, clips, cfg, generator, device, log):
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             right, wrong = disc(xt, t, cond), disc(xt, t, wrong_sound(cond))
             loss = listening_loss(right, wrong)
-        update(step, "discriminator", disc, optimiser, cfg.disc_lr, loss)
+        update(step + 1 - cfg.listen, "discriminator", disc, optimiser, cfg.disc_lr, loss)
         rows.append(dict(heard=(right > wrong).float().mean().item(), loss_d=loss.item()))
         if (step + 1) % cfg.log_every == 0:
-            log(step + 1 - cfg.listen, **mean_rows(rows))                     # steps below 1: before the first phase
+            log(step + 1 - cfg.listen, **mean_rows(rows))                     # up to step 0: before the first phase
             rows = []
     disc.zero_heads()
 
@@ -218,7 +220,7 @@ def train(cfg, resume=False):
     for name, allowed in dict(gan=("relativistic", "hinge", "vanilla"), disc_init=("student", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
-    check_noise(cfg, "smooth", "mouth_noise")
+    check_noise(cfg, "smooth", "sample_smooth", "mouth_noise")
     if not 0 <= cfg.disc_noise <= 1:
         raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {cfg.disc_noise}")
     if cfg.batch < 2 and (cfg.wrong_sound or cfg.listen):
