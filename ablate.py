@@ -1,6 +1,6 @@
 """The paper's ablation of stage 2: every variant from one stage-1 student, one table and one contact sheet.
 
-    python ablate.py --bf16                                        all variants, one seed: 21 minutes each on one CPU core
+    python ablate.py --bf16                                        all variants, one seed: 22 minutes each on one CPU core
     python ablate.py --seeds 3 --variants full,hinge               some of them, three seeds
     python ablate.py --options="--listen 0 --wrong-sound 0"        every variant with other options of distill_stage2.py
     python ablate.py --smoke                                       everything at toy size (after the other scripts' --smoke)

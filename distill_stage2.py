@@ -15,7 +15,7 @@ At the start of a phase the last timestep is drawn between the old phase's and t
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise penalties); Diffusion-GAN 2206.02262 (noised
 clips); GAN-CLS 1605.05396 (real samples with a wrong condition).
 
-    python distill_stage2.py --bf16              21 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
+    python distill_stage2.py --bf16              22 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
     python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
 """
