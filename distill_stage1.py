@@ -232,6 +232,11 @@ def material(cfg, autoencoder, device):
     return clips, held_out, judge
 
 
+def adam(network, lr):
+    """The optimiser of both stages: no momentum, as usual for GANs."""
+    return torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+
+
 def update(step, name, network, optimiser, lr, loss):
     """One optimiser step -> the gradient's norm. lr is set each time, so it also holds after --resume with another one. Networks that
     the loss only passes through get no gradient."""
@@ -272,8 +277,7 @@ def train(cfg, resume=False):
     taus = trailing_timesteps(cfg.target_steps)[:-1]
 
     # 4 optimisers
-    optimiser = torch.optim.AdamW(student.parameters(), lr=cfg.lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
-    fake_optimiser = torch.optim.AdamW(fake.parameters(), lr=cfg.fake_lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+    optimiser, fake_optimiser = adam(student, cfg.lr), adam(fake, cfg.fake_lr)
 
     # 5 resume
     parts = dict(student=student, fake=fake, ema=ema, optimiser=optimiser, fake_optimiser=fake_optimiser)

@@ -30,7 +30,7 @@ from torch import nn
 from autoencoder import load_autoencoder
 from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
 from diffusion import T, add_noise, shape_noise, trailing_timesteps
-from distill_stage1 import check_noise, inherit, kept_directions, load_stage1, look, material, rollout, student_sampler, update
+from distill_stage1 import adam, check_noise, inherit, kept_directions, load_stage1, look, material, rollout, student_sampler, update
 from latents import contact_sheet
 from teacher import UNet, hold_context, load_teacher, trainable
 
@@ -112,10 +112,15 @@ def warm_timesteps(n, i, warm, last):
     return [*head, last]
 
 
+def pair_loss(above, below):
+    """softplus(−(D(above) − D(below))), mean: only the difference counts. D's values (B,), (B,) -> scalar. R3GAN, 2501.05441."""
+    return F.softplus(-(above - below)).mean()
+
+
 def disc_loss(kind, real, fake):
     """What the discriminator minimises. D's values (B,), (B,) -> scalar. R3GAN, 2501.05441; hinge and vanilla for comparison."""
     if kind == "relativistic":
-        return F.softplus(-(real - fake)).mean()                              # same condition: a pair, so only the difference counts
+        return pair_loss(real, fake)                                          # same condition: a pair
     if kind == "hinge":
         return (F.relu(1 - real) + F.relu(1 + fake)).mean()
     return (F.softplus(-real) + F.softplus(fake)).mean()
@@ -124,13 +129,13 @@ def disc_loss(kind, real, fake):
 def gen_loss(kind, real, fake):
     """What the student minimises. D's values (B,), (B,) -> scalar."""
     if kind == "relativistic":
-        return F.softplus(-(fake - real)).mean()
+        return pair_loss(fake, real)
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()      # vanilla: the non-saturating form
 
 
 def self_compare_loss(better, worse):
     """softplus(−(D(better) − D(worse))), mean. D learns (x_ref, x̂0), the student the opposite order. TurboTalk, stage 2, self-compare."""
-    return F.softplus(-(better - worse)).mean()
+    return pair_loss(better, worse)
 
 
 def wrong_sound(cond):
@@ -140,7 +145,7 @@ def wrong_sound(cond):
 
 def listening_loss(right, wrong):
     """softplus(−(D(x0, c) − D(x0, c'))), mean: the same clip, so only the sound can tell. D's values (B,), (B,) -> scalar. As GAN-CLS, 1605.05396."""
-    return F.softplus(-(right - wrong)).mean()
+    return pair_loss(right, wrong)
 
 
 def disc_objective(kind, real, reference, fake, weight):
@@ -211,11 +216,6 @@ def listen(disc, clips, cfg, generator, device, log):
     disc.zero_heads()
 
 
-def adam(network, lr):
-    """The optimiser of student and discriminator: no momentum, as usual for GANs."""
-    return torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
-
-
 def train(cfg, resume=False):
     for name, allowed in dict(gan=("relativistic", "hinge", "vanilla"), disc_init=("student", "random")).items():
         if getattr(cfg, name) not in allowed:
@@ -277,7 +277,7 @@ def train(cfg, resume=False):
         last = draw_last(before, n, k, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         t_disc, eps_disc = (cfg.disc_noise * T * torch.rand(cfg.batch, generator=generator)).to(device), noise()
         seen = lambda x: hold_context(add_noise(x, eps_disc, t_disc), cond)   # what D sees of a clip: in noise real and false ones overlap; context stays clean
-        value = lambda x: disc(seen(x), t_disc, cond)
+        value = lambda x, cond=cond: disc(seen(x), t_disc, cond)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(learn):
                 x0_hat = rollout(student, cond, own, warm_timesteps(n, k, cfg.curriculum, last), made.get("renoise", "fresh"))
@@ -289,7 +289,7 @@ def train(cfg, resume=False):
             one = int(torch.randint(count, (), generator=generator))           # R1, R2 or R3, three times: their sum on average, at a third of its cost
             n_penalty = noise()                                               # drawn also without penalty: both runs see the same clips and noise
             loss_r = cfg.penalty * count * penalty(disc, seen(samples[one]), t_disc, values[one], cond, cfg.sigma, n_penalty) if cfg.penalty else torch.zeros(())
-            d_wrong = disc(seen(x0), t_disc, wrong_sound(cond)) if cfg.wrong_sound else d_real
+            d_wrong = value(x0, wrong_sound(cond)) if cfg.wrong_sound else d_real
             loss_d = disc_objective(cfg.gan, d_real, d_ref, d_fake, cfg.self_compare) + cfg.wrong_sound * listening_loss(d_real, d_wrong) + loss_r
         update(step, "discriminator", disc, disc_optimiser, cfg.disc_lr, loss_d)               # step
 

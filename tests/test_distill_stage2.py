@@ -248,7 +248,7 @@ def test_while_the_discriminator_learns_alone_neither_student_nor_reference_chan
 
 # ---- training
 
-SMALL = dict(data="data", videos=1, autoencoder="ae.pt", student="stage1.pt", metrics="", batch=2, listen=1, wrong_sound=1.0, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1,
+SMALL = dict(data="data", videos=1, autoencoder="ae.pt", student="stage1.pt", metrics="", batch=2, listen=1, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1,
              log_every=1, save_every=2, sample_every=9, directions=4)
 
 
