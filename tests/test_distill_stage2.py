@@ -49,18 +49,14 @@ def test_every_rollout_starts_from_pure_noise_at_T(n, i):
     assert (first == T).all() and taus[-1] is last and len(taus) == (2 if n == 1 and i < 100 else n)
 
 
-def test_the_shipped_student_is_written_in_phase_one_only(workplace, monkeypatch):
-    shipped, save = [], stage2.save_training
-    monkeypatch.setattr(stage2, "save_training", lambda *args, ship, **parts: shipped.append(ship) or save(*args, ship=ship, **parts))
-    stage2.train(replace(stage2.Config(**SMALL, out="s", weights="s.pt"), save_every=1))
-    assert shipped == [False] * 5 + [True] * 2 and torch.load("s.pt", weights_only=True)["step"] == 7
+def test_the_shipped_student_is_written_in_phase_one_only(workplace, whole):
+    assert whole[1] == [False, False, True, True] and torch.load("whole.pt", weights_only=True)["step"] == 7          # saved after 2, 4, 6, 7 iterations
     with pytest.raises(ValueError, match="--batch"):
-        stage2.train(replace(stage2.Config(**SMALL, out="s", weights="s.pt"), batch=3), resume=True)
+        stage2.train(replace(WHOLE, batch=3), resume=True)
 
 
-def test_each_phase_starts_with_a_fresh_discriminator_that_learns_alone(workplace):
-    stage2.train(replace(stage2.Config(**SMALL, out="fresh", weights="fresh.pt"), log_every=1, save_every=99))
-    rows = [json.loads(line) for line in open("fresh/log.jsonl")]
+def test_each_phase_starts_with_a_fresh_discriminator_that_learns_alone(workplace, whole):
+    rows = [json.loads(line) for line in open("whole/log.jsonl")]
     rows = [row for row in rows if "real" in row]
     assert [row["phase"] for row in rows] == [3, 3, 2, 2, 1, 1, 1]
     first = [a is None or a["phase"] != b["phase"] for a, b in zip([None, *rows], rows)]
@@ -137,7 +133,7 @@ class Echo:
 
     def batch(self, size, generator, context, context_rate):
         level = torch.randn(size, 1, generator=generator)
-        c = condition(size, frames=2)
+        c = condition(size, frames=1)
         return level[..., None, None, None].expand(c.context.shape), c._replace(audio=level[..., None, None].expand(c.audio.shape))
 
 
@@ -262,7 +258,17 @@ def workplace(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-BASE = replace(stage2.Config(**SMALL, out="a", weights="a.pt"), curriculum=2, save_every=99, progressive=False, phase_steps=0)
+WHOLE = stage2.Config(**SMALL, out="whole", weights="whole.pt")
+BASE = replace(WHOLE, out="a", weights="a.pt", last_steps=1, curriculum=2, save_every=99, progressive=False, phase_steps=0)
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """What all three phases train, and whether each of its saves shipped the student."""
+    shipped, save = [], stage2.save_training
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage2, "save_training", lambda *args, ship, **parts: shipped.append(ship) or save(*args, ship=ship, **parts))
+        return stage2.train(WHOLE), shipped
 
 
 @pytest.fixture(scope="module")
@@ -272,10 +278,9 @@ def usual(folder):
         return stage2.train(BASE)
 
 
-def test_resume_equals_no_interruption(workplace, monkeypatch):
-    whole = stage2.train(stage2.Config(**SMALL, out="a", weights="a.pt"))
+def test_resume_equals_no_interruption(workplace, whole, monkeypatch):
     resumed = train_with_a_power_cut(stage2, stage2.Config(**SMALL, out="b", weights="b.pt"), monkeypatch, call=1)                  # in the fourth iteration: the second student update
-    for a, b in zip(whole.parameters(), resumed.parameters()):
+    for a, b in zip(whole[0].parameters(), resumed.parameters()):
         assert_close(a, b, rtol=0, atol=0)
     model, made = stage2.load_stage2("b.pt")
     assert made["directions"] == 4                                                # the 4-step student's, for the sampler's noise

@@ -37,7 +37,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge(place):
-    truth = evaluate.truth_of(tiny_data.load(place / "data", "test"), 0, 6, 40, CPU)
+    truth = evaluate.truth_of(tiny_data.load(place / "data", "test"), 0, 6, 32, CPU)
     return metrics.Judge(truth, metrics.load_metrics(SHIPPED / "metrics.pt"), CPU)
 
 

@@ -181,7 +181,7 @@ def test_the_reader_reads_rendered_faces(nets):
 
 def test_the_reader_reads_what_the_autoencoder_makes_of_a_face_almost_as_well(nets):
     autoencoder = load_autoencoder(SHIPPED / "autoencoder.pt", torch.device("cpu"))
-    frames, m = (np.concatenate(a) for a in zip(*((v[0], v[3]) for v in (tiny_data.make_video(NEW + 200 + i, 40) for i in range(12)))))
+    frames, m = (np.concatenate(a) for a in zip(*((v[0], v[3]) for v in (tiny_data.make_video(NEW + 200 + i, 20) for i in range(12)))))
     read = metrics.over(nets["reader"], frames, torch.device("cpu"), lambda x: autoencoder.decode(autoencoder.encode(x))).numpy()
     for i, name in enumerate(metrics.READ):
         assert metrics.correlation(read[:, i], m[:, i]) > 0.9, name
