@@ -6,9 +6,9 @@
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = mean (D(x_t) − D(x_t + σ_p n))²                                             (gradient penalties by finite noise: R1, R2, R3)
 
-D sees x_t = α_t x + σ_t ε, t ~ U[0, 0.3 T], with the same t and ε for x0, x̂0 and x_ref; they also share the condition c. x_ref is a 4-step sample of the
-frozen stage-1 student, from noise of its own: better than what N steps make, a nearer aim than the data. D starts as the same student, listens
-first (below), and begins each phase from there, alone for some iterations; student and moving average go on.
+D(x) is short for D(x_t, t, c), x_t = α_t x + σ_t ε, t ~ U[0, 0.3 T], with the same t, ε and condition c for x0, x̂0 and x_ref. x_ref is a 4-step sample of the
+frozen stage-1 student, from noise of its own: better than what N steps make, and easier to reach than the data. D starts as a copy of that student and
+listens (below); each phase resets it to what it was then, and first trains it alone. Student and moving average go on from phase to phase.
 c' is c with the sound of another clip. D is given the sound, but nothing makes it listen: pictures alone tell real from fake (after such a training it
 ranked right above wrong sound in half of the pairs). So it first learns whose sound it is, on real clips, and is asked again in every iteration.
 At the start of a phase the last timestep is drawn between the old phase's and the new one's, so that the last step learns to jump further and further.
@@ -46,7 +46,7 @@ class Config:
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
     batch: int = 8               # clips per iteration
     lr: float = 6e-5             # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump less far
-    warmup: int = 10             # student updates of linear warm-up in each phase, while the rate already falls to zero along a cosine
+    warmup: int = 10             # student updates of linear warm-up in each phase, times a cosine that falls to zero over the phase
     disc_lr: float = 5e-4        # of the discriminator
     ema: float = 0.99            # largest decay of the moving average, which is what is shipped; after n updates it is (1 + n) / (10 + n) at most
     log_every: int = 10          # iterations
@@ -103,8 +103,8 @@ def draw_last(before, n, i, warm, u):
 def warm_timesteps(n, i, warm, last):
     """The timesteps at student update i of phase N: τ^N with its last one replaced by last (B,).
 
-    Phase 1 has one timestep, T. Were that one drawn, the network would get pure noise labelled as less: an input that no sampler makes. So while
-    its last timestep is drawn, phase 1 keeps a step at T before it: a sampler of two steps, whose second one jumps further and further.
+    Phase 1 has one timestep, T. Were that one drawn, the network would get pure noise labelled t < T: an input that no sampler makes. So while
+    its last timestep is drawn, phase 1 makes a step at T and then one at the drawn t, which jumps further and further.
     """
     head = phase_timesteps(n)[:-1]
     if n == 1 and i < warm:
@@ -170,8 +170,8 @@ def penalty(disc, xt, t, value, cond, sigma, n):
 class Discriminator(nn.Module):
     """x_t (B, F, C, H, W), t (B,), Cond -> (B,): the first half of the few-step student with a head on each of its two levels.
 
-    A value for every place, summed over a frame, averaged over the free frames. The last layer is zero and has no bias: the adversarial
-    gradient grows from 0, and a bias would cancel in a relativistic loss.
+    A value for every place, summed over a frame and both levels, averaged over the frames that are not context. The last layer is zero, so the
+    adversarial gradient grows from 0, and has no bias, which would cancel in D(a) − D(b).
     """
 
     def __init__(self, unet):
@@ -199,7 +199,7 @@ load_stage2 = partial(load_teacher, kind="stage2")
 
 def listen(disc, clips, cfg, generator, device, log):
     """D learns which of two sounds belongs to a real clip (listening_loss), `cfg.listen` iterations long. What its body has learnt stays, the last layer
-    of each head is zero again. It draws from the training's generator: a run that listens longer or not at all sees other clips and noise afterwards."""
+    of each head is zero again. The generator is the training's: a run that listens longer or not at all sees other clips and noise afterwards."""
     optimiser, rows = adam(disc, cfg.disc_lr), []
     for step in range(cfg.listen):
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
@@ -240,7 +240,7 @@ def train(cfg, resume=False):
     clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks
-    refer = student_sampler(reference, made, smooth=made.get("smooth", 0.0))    # x_ref: as the 4-step student is sampled, but with the ℓ of its training
+    refer = student_sampler(reference, made, smooth=made.get("smooth", 0.0))    # x_ref: as stage 1 is sampled, but with the ℓ of its training
     student = trainable(deepcopy(reference))
     student.motion = kept_directions(reference, cfg.directions)
     ema = deepcopy(student).eval().requires_grad_(False)
@@ -267,8 +267,8 @@ def train(cfg, resume=False):
     # 6 loop
     for step in range(first, len(plan)):
         before, n, i, updates = plan[step]                                    # the phase before, the phase, the student's update i of how many within it
-        learn, k = i >= 0, max(i, 0)                                          # while only D learns, the student acts as at its first update
-        if i == -cfg.warm_disc:                                               # a new phase, a new game: what told 3 steps from the data misjudges 2
+        learn, k = i >= 0, max(i, 0)                                          # while only D learns, the curriculum stands at the student's first update
+        if i == -cfg.warm_disc:                                               # a new phase: what tells 3-step samples from the data misjudges 2-step ones
             disc.load_state_dict(start.state_dict())
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
@@ -305,7 +305,7 @@ def train(cfg, resume=False):
                 loss_g = gen_objective(cfg.gan, g_real, g_ref, g_fake, cfg.self_compare)
             lr = cfg.lr / n * cosine_decay(i / updates) * min(1, (i + 1) / max(1, cfg.warmup))
             update(step, "student", student, optimiser, lr, loss_g)           # step
-            done = sum(earlier >= 0 for _, _, earlier, _ in plan[:step])
+            done = sum(earlier >= 0 for _, _, earlier, _ in plan[:step])          # student updates so far
             update_ema(ema, student, done, cfg.ema)                           # ema
             row["loss_g"] = loss_g
         rows.append({k: v.item() for k, v in row.items()})

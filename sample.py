@@ -11,7 +11,7 @@
 A network that was trained on toy faces knows toy faces: a photograph needs a network trained on photographs (--weights).
 
 Chunk by chunk: the first has 16 new frames; each later one is given the last 4 latents of the one before and adds 12:
-    frames   0 .. 15 | 16 .. 27 | 28 .. 39 | ...             latents are handed over, not re-encoded pixels: no colour drift
+    frames   0 .. 15 | 16 .. 27 | 28 .. 39 | ...             latents are handed over: pixels would lose something in every encoding
     chunk 2: [12 13 14 15] 16 .. 27                          [given, mask = 1]
 Every chunk is decoded and written at once, so memory grows with the length only by the sound and its features.
 """
@@ -69,7 +69,7 @@ def generate_latents(sampler, ref, windows, n_frames, generator):
     while done < n_frames:
         own.manual_seed(int(torch.randint(2 ** 62, (), generator=generator)))        # a chunk's first ε is the same for every model
         given = CONTEXT if done else 0
-        audio = np.stack([w[done - given:done - given + CHUNK] for w in windows])                # (B, F, W, A)
+        audio = np.stack([w[done - given:done - given + CHUNK] for w in windows])                # (B, F, R, A)
         context, mask = torch.zeros_like(x), torch.zeros(len(ref), CHUNK, device=ref.device)
         context[:, :given], mask[:, :given] = x[:, CHUNK - given:], 1
         x = sampler(Cond(ref, torch.from_numpy(audio).to(ref.device), context, mask), noise)
