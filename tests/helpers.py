@@ -46,6 +46,13 @@ def prepare(folder, kind=None, videos=0, frames=8):
     return folder
 
 
+def spy(monkeypatch, module, name):
+    """-> the positional arguments of every call of module.name from now on."""
+    calls, real = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args, **more: calls.append(args) or real(*args, **more))
+    return calls
+
+
 def train_with_a_power_cut(script, config, monkeypatch, call):
     """Train, stop in the call-th (from 0) update of the moving average, and go on with --resume -> the moving average."""
     calls, real = iter(range(99)), script.update_ema

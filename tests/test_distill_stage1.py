@@ -1,6 +1,7 @@
 import contextlib
 import math
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import latents
 import teacher
 from diffusion import MOUTH, T, add_noise, alpha_sigma, shape_noise, trailing_timesteps, v_loss, x0_from_v
 from distill_stage1 import sampling_settings, dmd_gradient, dmd_loss, fake_loss, few_step_sample, kept_directions, motion_directions, real_score, rollout
-from helpers import SHIPPED, condition, prepare, small_unet, train_with_a_power_cut
+from helpers import SHIPPED, condition, prepare, small_unet, spy, train_with_a_power_cut
 from latents import Cond
 from teacher import ddim_sample
 
@@ -320,14 +321,24 @@ def usual(folder):
         return stage1.train(BASE)
 
 
-def test_resume_equals_no_interruption(workplace, monkeypatch):
-    whole = stage1.train(stage1.Config(**SMALL, out="a", weights="a.pt"))
-    resumed = train_with_a_power_cut(stage1, stage1.Config(**SMALL, out="b", weights="b.pt"), monkeypatch, call=1)
-    for a, b in zip(whole.parameters(), resumed.parameters()):
+WHOLE = replace(stage1.Config(**SMALL, out="a", weights="a.pt"), warmup=2, t_min=0.4, t_max=0.6, s_ref=1.1)
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """What WHOLE trains, and the calls of some functions on the way."""
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        calls = {name: spy(patch, stage1, name) for name in ("real_score", "rollout", "update")}
+        return SimpleNamespace(ema=stage1.train(WHOLE), **calls)
+
+
+def test_resume_equals_no_interruption(workplace, whole, monkeypatch):
+    resumed = train_with_a_power_cut(stage1, replace(WHOLE, out="b", weights="b.pt"), monkeypatch, call=1)
+    for a, b in zip(whole.ema.parameters(), resumed.parameters()):
         assert_close(a, b, rtol=0, atol=0)
     model, _ = stage1.load_stage1("b.pt")
     assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE)).sum())
-    assert any((a != b).any() for a, b in zip(whole.parameters(), teacher.load_teacher("teacher.pt")[0].parameters()))
+    assert any((a != b).any() for a, b in zip(whole.ema.parameters(), teacher.load_teacher("teacher.pt")[0].parameters()))
 
 
 @pytest.mark.parametrize("flag", [dict(target_steps=1), dict(s_ref=1.0, s_audio=1.0), dict(plain_guidance=True), dict(simulate="data"), dict(renoise="ddim"), dict(init="random"),
@@ -347,6 +358,25 @@ def test_both_scores_see_noise_of_the_shape_that_was_asked_for(workplace, monkey
     brow = eps[..., :4, :]
     assert abs(brow.std() - 1) < 0.02
     assert abs((brow[:, 1:] * brow[:, :-1]).mean() - math.exp(-1 / (2 * 0.7 ** 2))) < 0.02
+
+
+def test_the_teacher_is_asked_at_the_times_with_the_guidance_and_after_the_steps_that_were_asked_for(workplace, whole):
+    given = teacher.load_teacher("teacher.pt")[0]
+    assert len(whole.real_score) == WHOLE.steps - WHOLE.warm_fake
+    for network, _, t, _, *guidance in whole.real_score:
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), given.parameters()))      # not the fake score, which learns
+        assert (0.4 * T <= t).all() and (t <= 0.6 * T).all() and guidance == [1.1, WHOLE.s_audio, False]
+    taken = [taus for _, _, _, taus, *_ in whole.rollout[:WHOLE.steps]]
+    assert all(taus == TAUS[:len(taus)] for taus in taken) and len(set(map(len, taken))) > 1          # stopped after k of the steps, k drawn
+
+
+def test_both_rates_fall_along_a_cosine_and_the_student_warms_up(whole):
+    wanted = []
+    for step in range(WHOLE.steps):
+        decay = 0.5 + 0.5 * math.cos(math.pi * max(0, step - 1) / (WHOLE.steps - 1))                 # warm_fake = 1
+        wanted += [("student", WHOLE.lr * decay * min(1, step / WHOLE.warmup))] * (step > 0) + [("fake score", WHOLE.fake_lr * decay)] * WHOLE.fake_updates
+    assert [name for _, name, *_ in whole.update] == [name for name, _ in wanted]
+    assert_close([rate for *_, rate, _ in whole.update], [rate for _, rate in wanted])
 
 
 def test_bfloat16_trains_every_network(workplace, usual):

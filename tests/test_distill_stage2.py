@@ -2,6 +2,7 @@ import contextlib
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from common import parse
 from diffusion import T
 from distill_stage1 import few_step_sample, rollout
 from distill_stage2 import Discriminator, disc_loss, draw_last, gen_loss, penalty, phase_timesteps, self_compare_loss, warm_timesteps
-from helpers import condition, prepare, small_unet, train_with_a_power_cut
+from helpers import condition, prepare, small_unet, spy, train_with_a_power_cut
 from test_distill_stage1 import SHAPE
 
 CLEAN = torch.zeros(SHAPE[0])                                                 # t of a clip without noise
@@ -50,7 +51,7 @@ def test_every_rollout_starts_from_pure_noise_at_T(n, i):
 
 
 def test_the_shipped_student_is_written_in_phase_one_only(workplace, whole):
-    assert whole[1] == [False, False, True, True] and torch.load("whole.pt", weights_only=True)["step"] == 7          # saved after 2, 4, 6, 7 iterations
+    assert whole.shipped == [False, False, True, True] and torch.load("whole.pt", weights_only=True)["step"] == 7          # saved after 2, 4, 6, 7 iterations
     with pytest.raises(ValueError, match="--batch"):
         stage2.train(replace(WHOLE, batch=3), resume=True)
 
@@ -173,11 +174,12 @@ def test_penalty_of_a_linear_discriminator_is_sigma_squared_times_its_slope_squa
 def test_penalty_leaves_context_alone_and_trains_through_both_values():
     c, x = condition(given=4), torch.randn(SHAPE)
     seen, w = [], torch.ones((), requires_grad=True)
-    disc = lambda x, t, cond: seen.append(x) or w * x[:, 4:].mean((1, 2, 3, 4)) ** 2
+    disc = lambda x, t, cond: seen.append(x) or w * (x[:, 4:] ** 2).sum((1, 2, 3, 4))
     found = penalty(disc, x, CLEAN, disc(x, CLEAN, c), c, 0.1, torch.randn(SHAPE))
     found.backward()
     assert_close(seen[1][:, :4], c.context[:, :4], rtol=0, atol=0)
-    assert_close(w.grad, 2 * found.detach())                                 # the penalty is w² times something: both values carry gradient
+    assert found > 1
+    assert_close(w.grad, 2 * found.detach(), rtol=1e-4, atol=0)                                 # the penalty is w² times something: both values carry gradient
 
 
 # ---- the discriminator
@@ -264,11 +266,22 @@ BASE = replace(WHOLE, out="a", weights="a.pt", last_steps=1, curriculum=2, save_
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """What all three phases train, and whether each of its saves shipped the student."""
-    shipped, save = [], stage2.save_training
+    """What all three phases train, and on the way: which saves shipped the student, the calls of some functions, which sample was penalised how hard."""
+    seen, save, penalty = SimpleNamespace(shipped=[], penalties=[]), stage2.save_training, stage2.penalty
+
+    def penalise(disc, xt, *rest):
+        value = penalty(disc, xt, *rest)
+        clips = [x for x, _, _ in seen.add_noise]                             # of this iteration: x0, x̂0, x_ref, and the one to penalise
+        seen.penalties.append((next(i for i in range(3) if clips[i - 4] is clips[-1]), value.item()))
+        return value
+
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage2, "save_training", lambda *args, ship, **parts: shipped.append(ship) or save(*args, ship=ship, **parts))
-        return stage2.train(WHOLE), shipped
+        for name in ("add_noise", "update", "disc_objective", "gen_objective", "student_sampler"):
+            setattr(seen, name, spy(patch, stage2, name))
+        patch.setattr(stage2, "penalty", penalise)
+        patch.setattr(stage2, "save_training", lambda *args, ship, **parts: seen.shipped.append(ship) or save(*args, ship=ship, **parts))
+        seen.ema = stage2.train(WHOLE)
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -280,12 +293,45 @@ def usual(folder):
 
 def test_resume_equals_no_interruption(workplace, whole, monkeypatch):
     resumed = train_with_a_power_cut(stage2, stage2.Config(**SMALL, out="b", weights="b.pt"), monkeypatch, call=1)                  # in the fourth iteration: the second student update
-    for a, b in zip(whole[0].parameters(), resumed.parameters()):
+    for a, b in zip(whole.ema.parameters(), resumed.parameters()):
         assert_close(a, b, rtol=0, atol=0)
     model, made = stage2.load_stage2("b.pt")
     assert made["directions"] == 4                                                # the 4-step student's, for the sampler's noise
     assert_close(model.motion, stage2.load_stage1("stage1.pt")[0].motion, rtol=1e-3, atol=1e-4)        # shipped as float16
     assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE), 1).sum())
+
+
+def test_the_students_rate_is_over_n_warms_up_and_falls_in_each_phase_and_the_discriminators_stays(whole):
+    wanted = [("discriminator", WHOLE.disc_lr)] * WHOLE.listen
+    for n, steps in ((3, 1), (2, 1), (1, 2)):
+        for i in range(-1, steps):                                            # warm_disc = 1
+            wanted += [("discriminator", WHOLE.disc_lr)]
+            wanted += [("student", WHOLE.lr / n * (0.5 + 0.5 * math.cos(math.pi * i / steps)) * (i + 1) / WHOLE.warmup)] * (i >= 0)
+    assert [name for _, name, *_ in whole.update] == [name for name, _ in wanted]
+    assert_close([rate for *_, rate, _ in whole.update], [rate for _, rate in wanted])
+
+
+def test_each_phase_starts_with_fresh_optimisers(workplace, whole):
+    saved = torch.load("whole/last.pt", weights_only=True)
+    for name, steps in dict(optimiser=WHOLE.last_steps, disc_optimiser=WHOLE.last_steps + WHOLE.warm_disc).items():
+        assert {int(state["step"]) for state in saved[name]["state"].values()} == {steps}
+
+
+def test_an_iteration_penalises_one_of_the_samples_three_times_as_hard(workplace, whole):
+    assert {which for which, _ in whole.penalties} == {0, 1, 2}               # x0, x̂0, x_ref
+    logged = [row["penalty"] for row in map(json.loads, open("whole/log.jsonl")) if "penalty" in row]
+    assert_close(logged, [3 * WHOLE.penalty * value for _, value in whole.penalties])
+
+
+def test_the_student_faces_the_discriminator_that_has_just_learnt(whole):
+    (_, *before, _), (_, *after, _) = whole.disc_objective[-1], whole.gen_objective[-1]
+    assert all((old != new).all() for old, new in zip(before, after))         # of real, reference and fake
+
+
+def test_the_reference_is_the_student_of_stage_1_and_stays(workplace, whole):
+    (reference, _), *others = whole.student_sampler
+    assert all(torch.equal(a, b) for a, b in zip(reference.parameters(), stage2.load_stage1("stage1.pt")[0].parameters()))
+    assert all(model is whole.ema for model, *_ in others)                    # the contact sheet's
 
 
 @pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0), dict(wrong_sound=0.0), dict(listen=0), dict(disc_noise=0.0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(directions=0), dict(directions=2),
