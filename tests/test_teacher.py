@@ -1,13 +1,16 @@
+import contextlib
 import math
 from copy import deepcopy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 import teacher
-from diffusion import add_noise, alpha_sigma, ddim_step, guide, mouth_guidance, shape_noise
-from helpers import condition, prepare, small_unet, train_with_a_power_cut
+from diffusion import T, add_noise, alpha_sigma, ddim_step, guide, mouth_guidance, shape_noise, v_target
+from helpers import condition, prepare, small_unet, spy, train_with_a_power_cut
 from latents import cond_map, drop
 from teacher import Block, UNet, ddim_sample, guided_v, hold_context
 
@@ -176,21 +179,42 @@ def workplace(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-def test_resume_equals_no_interruption(workplace, monkeypatch):
-    whole = teacher.train(teacher.Config(**SMALL, out="a", weights="a.pt"))
+WHOLE = teacher.Config(**SMALL, out="a", weights="a.pt", drop_ref=0.2, drop_audio=0.4)
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """What WHOLE trains, and the calls of some functions on the way."""
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        calls = {name: spy(patch, teacher, name) for name in ("add_noise", "v_loss", "drop")}
+        return SimpleNamespace(ema=teacher.train(WHOLE), **calls)
+
+
+def test_the_loss_is_of_v_over_all_times_with_mouth_and_eyes_weighing_more(whole):
+    for (x0, eps, t), (v_hat, v, mask, face) in zip(whole.add_noise, whole.v_loss):
+        assert_close(v, v_target(x0, eps, t), rtol=0, atol=0)
+        assert v_hat.requires_grad and face == WHOLE.face and (mask.sum(1) <= WHOLE.context).all()
+        assert sorted(((1 - t / T) * len(t)).int().tolist()) == list(range(len(t)))                   # one t in each of B equal parts of (0, T]
+    assert [len(t) for _, _, t in whole.add_noise[:WHOLE.steps]] == [8, 2, 2, 2]                      # the first step is a short one
+
+
+def test_a_portrait_is_dropped_with_its_sound_and_more_sounds_alone(whole):
+    ref, audio = (torch.cat(kept) for kept in list(zip(*whole.drop[:WHOLE.steps]))[1:])
+    assert (audio <= ref).all() and 0 < audio.mean() < ref.mean() < 1
+
+
+def test_resume_equals_no_interruption(workplace, whole, monkeypatch):
     # power fails in the third step, after the save at two
-    resumed = train_with_a_power_cut(teacher, teacher.Config(**SMALL, out="b", weights="b.pt"), monkeypatch, call=2)
-    for a, b in zip(whole.parameters(), resumed.parameters()):
+    resumed = train_with_a_power_cut(teacher, replace(WHOLE, out="b", weights="b.pt"), monkeypatch, call=2)
+    for a, b in zip(whole.ema.parameters(), resumed.parameters()):
         assert_close(a, b, rtol=0, atol=0)
     model, config = teacher.load_teacher("b.pt")                      # what is shipped samples
     assert config["channels"] == 16 and math.isfinite(ddim_sample(model, condition(1), torch.randn(1, 16, 16, 8, 8), 1).sum())
 
 
-def test_resuming_another_run_is_refused(workplace, monkeypatch):
-    monkeypatch.setattr(teacher, "contact_sheet", lambda *args: None)         # half the time of so short a run
-    teacher.train(teacher.Config(**SMALL, out="d", weights="d.pt"))
+def test_resuming_another_run_is_refused(workplace, whole):
     with pytest.raises(ValueError, match="--batch 2"):
-        teacher.train(teacher.Config(**{**SMALL, "batch": 3}, out="d", weights="d.pt"), resume=True)
+        teacher.train(replace(WHOLE, batch=3), resume=True)
 
 
 def test_a_diverging_run_stops_and_names_the_step(workplace):
@@ -198,10 +222,10 @@ def test_a_diverging_run_stops_and_names_the_step(workplace):
         teacher.train(teacher.Config(**{**SMALL, "lr": 1e20}, out="c", weights="c.pt"))
 
 
-def test_the_listener_stays_as_it_is_and_what_listens_to_it_learns(workplace, monkeypatch):
-    monkeypatch.setattr(teacher, "contact_sheet", lambda *args: None)
+def test_the_listener_stays_as_it_is_and_what_listens_to_it_learns(workplace, whole, monkeypatch):
+    monkeypatch.setattr(teacher, "contact_sheet", lambda *args: None)         # half the time of so short a run
     still = teacher.train(teacher.Config(**{**SMALL, "lr": 0.0}, out="e", weights="e.pt")).state_dict()
-    trained = teacher.train(teacher.Config(**SMALL, out="g", weights="g.pt")).state_dict()
+    trained = whole.ema.state_dict()
     assert all(torch.equal(still[key], trained[key]) for key in still if key.startswith("audio."))
     assert (still["sound.3.weight"] != trained["sound.3.weight"]).any()
     deaf = teacher.train(teacher.Config(**{**SMALL, "lr": 0.0, "sound_steps": 0}, out="h", weights="h.pt")).state_dict()
