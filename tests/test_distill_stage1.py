@@ -349,11 +349,10 @@ def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
 
 
 def test_both_scores_see_noise_of_the_shape_that_was_asked_for(workplace, monkeypatch):
-    seen = []
-    monkeypatch.setattr(stage1, "add_noise", lambda x0, eps, t: seen.append(eps) or add_noise(x0, eps, t))
+    seen = spy(monkeypatch, stage1, "add_noise")
     stage1.train(replace(BASE, target_steps=1, score_smooth=0.7, score_mouth=0.0))      # one step: the student's own sampler adds no noise
     assert len(seen) == BASE.steps * (1 + BASE.fake_updates)
-    eps = torch.cat(seen)
+    eps = torch.cat([eps for _, eps, _ in seen])
     assert (eps[..., *MOUTH] == 0).all()
     brow = eps[..., :4, :]
     assert abs(brow.std() - 1) < 0.02

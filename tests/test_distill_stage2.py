@@ -225,9 +225,8 @@ def test_gradients_reach_exactly_the_networks_they_should():
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_the_discriminator_sees_real_reference_and_fake_in_the_same_noise(workplace, monkeypatch, share):
-    seen, add_noise = [], stage2.add_noise
-    monkeypatch.setattr(stage2, "add_noise", lambda x, eps, t: seen.append((x, eps, t)) or add_noise(x, eps, t))
-    stage2.train(replace(BASE, disc_noise=share, last_steps=1, out="same", weights="same.pt", listen=0))
+    add_noise, seen = stage2.add_noise, spy(monkeypatch, stage2, "add_noise")
+    stage2.train(replace(BASE, disc_noise=share, out="same", weights="same.pt", listen=0))
     first = [call for call in seen if call[2] is seen[0][2]]                  # the first iteration's: x0, x̂0, x_ref, the penalised one, x0 with a wrong sound
     assert len(first) == 5 and all(eps is first[0][1] for _, eps, _ in first)
     assert len({x for x, _, _ in first[:3]}) == 3 and any(first[3][0] is x for x, _, _ in first[:3]) and first[4][0] is first[0][0]
@@ -292,7 +291,7 @@ def usual(folder):
 
 
 def test_resume_equals_no_interruption(workplace, whole, monkeypatch):
-    resumed = train_with_a_power_cut(stage2, stage2.Config(**SMALL, out="b", weights="b.pt"), monkeypatch, call=1)                  # in the fourth iteration: the second student update
+    resumed = train_with_a_power_cut(stage2, replace(WHOLE, out="b", weights="b.pt"), monkeypatch, call=1)                  # in the fourth iteration: the second student update
     for a, b in zip(whole.ema.parameters(), resumed.parameters()):
         assert_close(a, b, rtol=0, atol=0)
     model, made = stage2.load_stage2("b.pt")
@@ -346,7 +345,7 @@ def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
 @pytest.mark.parametrize("flag, message", [(dict(gan="wgan"), "--gan must be"), (dict(disc_init="none"), "--disc-init must be"), (dict(disc_noise=1.1), "--disc-noise is a share"), (dict(batch=1), "--batch 2 or more"), (dict(channels=32), "leave the option out"), (dict(directions=5), "this student was trained with 4")])
 def test_a_wrong_switch_is_named(workplace, flag, message):
     with pytest.raises(ValueError, match=message):
-        stage2.train(replace(stage2.Config(**SMALL), **flag))
+        stage2.train(replace(WHOLE, **flag))
 
 
 def test_a_run_that_would_make_no_one_step_student_is_refused(capsys):
