@@ -93,3 +93,16 @@ def test_a_folder_without_clips_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError) as error:
         load(tmp_path, "train")
     assert "\n" not in str(error.value)
+
+
+def test_a_mistyped_folder_is_refused_in_one_line_and_not_made(tmp_path):
+    with pytest.raises(ValueError, match="no folder .*clisp") as error:
+        load(tmp_path / "clisp", "train")
+    assert "\n" not in str(error.value) and not (tmp_path / "clisp").exists()
+
+
+def test_the_scripts_folder_and_an_empty_one_get_the_toy_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(SPLITS, "val", 1)
+    (tmp_path / "empty").mkdir()
+    assert all(len(load(folder, "val").starts) == 2 for folder in (tiny_data.HOME, "empty"))

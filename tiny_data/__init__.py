@@ -26,6 +26,7 @@ from tiny_data.clips import load_folder
 SPLITS = {"train": 1080, "val": 48, "test": 96}                      # videos, each of one identity speaking one utterance
 FIRST_SEED = {"train": 0, "val": 1_000_000, "test": 2_000_000}      # disjoint for identities, motions and utterances
 VIDEO_FRAMES = 80                                                   # 3.2 s
+HOME = Path("data/tiny")                                            # where the scripts look for it
 
 
 class Videos(NamedTuple):
@@ -93,13 +94,15 @@ def own_clips(folder):
 def load(data, split, n_videos=0, min_frames=20):
     """The split "train", "val" or "test" of `data`: the toy set's folder, or a folder of your own video clips.
 
-    A toy set that is missing is built, with n_videos videos a split (0: the usual number).
+    A toy set that is missing is built: HOME, an empty folder, or one of n_videos videos a split (0: the usual number).
     Your own clips are split by clip, in the order of their names: the last tenth is "test", the tenth before it "val"; with
     fewer than three clips, splits overlap. Clips shorter than min_frames are skipped, with a printed line, after the split:
     every script holds out the same clips, however long it wants them.
-    Raises ValueError with one line when the folder holds neither, or a split no clip that is long enough.
+    Raises ValueError with one line when the folder is not there or holds neither, or a split no clip that is long enough.
     """
     data = Path(data)
+    if not data.exists() and data != HOME and not n_videos:            # a mistyped name
+        raise ValueError(f"no folder {str(data)!r}: name one of video clips, or make the toy set there (python -m tiny_data --out {data})")
     if not data.is_file() and (not data.exists() or any((data / s / "phones.json").exists() for s in SPLITS) or not any(data.iterdir())):
         if not (data / split / "phones.json").exists():
             print(f"no data in {data / split}: building the toy set there")

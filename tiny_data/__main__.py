@@ -2,12 +2,12 @@
 import argparse
 
 from common import one_line_errors
-from tiny_data import SPLITS, VIDEO_FRAMES, build
+from tiny_data import HOME, SPLITS, VIDEO_FRAMES, build
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tiny_data")
-    parser.add_argument("--out", default="data/tiny", help="folder to write (default: %(default)s)")
+    parser.add_argument("--out", default=HOME, help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other people saying other things")
     parser.add_argument("--videos", type=int, help="videos per split, for a small set (default: 1080 / 48 / 96)")
     args = parser.parse_args()
