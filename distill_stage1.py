@@ -87,8 +87,8 @@ def rollout(student, cond, noise, taus, renoise="fresh"):
     """The student's sampler: x_T = ε; x̂0 = G(x_τ, τ); x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0 is returned. TurboTalk, stage 1.
 
     taus: falling timesteps, numbers or tensors (B,); noise() -> a fresh ε (B, F, C, H, W). len(taus) evaluations, and only the last
-    carries gradient (backward simulation with a gradient through one step: DMD2, section 4.5; Self-Forcing, 2506.08009).
-    renoise "ddim" keeps ε' = ε̂ instead of drawing it. Context places always hold the true latents, as in the teacher.
+    carries gradient, none under no_grad (backward simulation with a gradient through one step: DMD2, section 4.5; Self-Forcing, 2506.08009).
+    renoise "ddim" keeps ε' = ε̂ instead of drawing it, and at context places the first ε. These always hold the true latents, as in the teacher.
     """
     first = xt = noise()
     for i, tau in enumerate(taus):

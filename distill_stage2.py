@@ -93,8 +93,8 @@ def phase_timesteps(n):
 def draw_last(before, n, i, warm, u):
     """Progressive timestep sampling: the last timestep at student update i (from 0) of phase N. TurboTalk, stage 2.
 
-    Between the last one of the phase before, T / before, and the new one, T / N: uniform, u in [0, 1), over a gap that opens linearly
-    during `warm` updates, and T / N after them. u (B,) -> (B,) timesteps. before = N + 1, or 4 when phases are left out.
+    Uniform, u in [0, 1), over a gap that begins at the last one of the phase before, T / before, and opens linearly towards the new one, T / N:
+    by (i + 1) / warm of the way. After `warm` updates it is T / N. u (B,) -> (B,) timesteps. before = N + 1, or 4 when phases are left out.
     """
     old, new = T / before, T / n
     return torch.full_like(u, new) if i >= warm else old + u * (i + 1) / warm * (new - old)
@@ -118,7 +118,9 @@ def pair_loss(above, below):
 
 
 def disc_loss(kind, real, fake):
-    """What the discriminator minimises. D's values (B,), (B,) -> scalar. R3GAN, 2501.05441; hinge and vanilla for comparison."""
+    """What the discriminator minimises. D's values (B,), (B,) -> scalar. Relativistic: R3GAN, 2501.05441.
+    hinge: max(0, 1 − D(x0)) + max(0, 1 + D(x̂0)); vanilla: softplus(−D(x0)) + softplus(D(x̂0)).
+    """
     if kind == "relativistic":
         return pair_loss(real, fake)                                          # same condition: a pair
     if kind == "hinge":
@@ -127,10 +129,10 @@ def disc_loss(kind, real, fake):
 
 
 def gen_loss(kind, real, fake):
-    """What the student minimises. D's values (B,), (B,) -> scalar."""
+    """What the student minimises. D's values (B,), (B,) -> scalar. hinge: −D(x̂0); vanilla, non-saturating: softplus(−D(x̂0))."""
     if kind == "relativistic":
         return pair_loss(fake, real)
-    return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()      # vanilla: the non-saturating form
+    return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
 def self_compare_loss(better, worse):
@@ -160,7 +162,7 @@ def gen_objective(kind, real, reference, fake, weight):
 
 def penalty(disc, xt, t, value, cond, sigma, n):
     """mean (D(x_t) − D(x_t + σ_p n))²: how steep D is around x_t; sigma is σ_p, value = D(x_t), and both values carry gradient.
-    Seaweed-APT, 2501.08316, approximated R1.
+    Context places hold the true latents (hold_context) here, too. Seaweed-APT, 2501.08316, approximated R1.
     """
     return (value - disc(hold_context(xt + sigma * n, cond), t, cond)).square().mean()
 

@@ -174,6 +174,9 @@ def test_rollout_calls_the_network_k_times_and_only_the_last_call_carries_gradie
     assert [t.tolist() for t in calls] == [[tau] * 2 for tau in TAUS[:k]]
     assert [bool(g) for g in spy.weight.grad] == [i == k - 1 for i in range(4)]
     assert len(draws) == k                                                   # one to start, one between each two steps
+    calls.clear()
+    with torch.no_grad():
+        assert not rollout(spy, condition(), noise, TAUS[:k]).requires_grad
 
 
 def test_under_bfloat16_the_last_call_still_trains_convolutions_and_matrices():
@@ -254,8 +257,9 @@ def test_a_student_is_sampled_as_it_was_trained_or_with_noise_of_another_length_
     assert less(smooth=0.0, directions=0) == dict(smooth=0.0, directions=0)                       # the paper's noise stays the paper's
 
 
-def test_rollout_without_fresh_noise_is_ddim():
-    model, c, eps = small_unet().eval(), condition(given=4), torch.randn(SHAPE)
+@pytest.mark.parametrize("given", [0, 4])
+def test_rollout_without_fresh_noise_is_ddim_also_with_context_frames(given):
+    model, c, eps = small_unet().eval(), condition(given=given), torch.randn(SHAPE)
     with torch.no_grad():
         ours = rollout(model, c, lambda: eps, TAUS, renoise="ddim")
     assert_close(ours, ddim_sample(model, c, eps, 4, 1, 1), rtol=1e-4, atol=1e-4)
@@ -338,6 +342,9 @@ def test_resume_equals_no_interruption(workplace, whole, monkeypatch):
         assert_close(a, b, rtol=0, atol=0)
     model, _ = stage1.load_stage1("b.pt")
     assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE)).sum())
+
+
+def test_the_moving_average_leaves_where_the_student_started(workplace, whole):
     assert any((a != b).any() for a, b in zip(whole.ema.parameters(), teacher.load_teacher("teacher.pt")[0].parameters()))
 
 

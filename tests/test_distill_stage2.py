@@ -31,11 +31,11 @@ def test_phase_timesteps(n, want):
 @pytest.mark.parametrize("n", [3, 2, 1])
 def test_warm_up_draws_between_the_old_and_the_new_last_timestep_and_ends_at_the_new(n):
     u, old, new = torch.rand(1000), T / (n + 1), T / n
-    widest = [draw_last(n + 1, n, i, 100, u).max().item() for i in range(100)]
+    least, widest = zip(*[(t.min().item(), t.max().item()) for i in range(100) for t in [draw_last(n + 1, n, i, 100, u)]])
     for i in range(100):
         t = draw_last(n + 1, n, i, 100, u)
         assert (t >= old).all() and (t <= new).all()
-    assert widest == sorted(widest)                                          # the gap opens
+    assert list(widest) == sorted(widest) and max(least) < old + 0.02 * (new - old)     # the gap opens at one end
     assert widest[0] < old + 0.02 * (new - old) and widest[-1] > old + 0.95 * (new - old)
     assert (draw_last(n + 1, n, 100, 100, u) == new).all() and (draw_last(n + 1, n, 0, 0, u) == new).all()
 
@@ -48,21 +48,6 @@ def test_every_rollout_starts_from_pure_noise_at_T(n, i):
     taus = warm_timesteps(n, i, 100, last)
     first = torch.as_tensor(taus[0], dtype=torch.float32).expand(2)
     assert (first == T).all() and taus[-1] is last and len(taus) == (2 if n == 1 and i < 100 else n)
-
-
-def test_the_shipped_student_is_written_in_phase_one_only(workplace, whole):
-    assert whole.shipped == [False, False, True, True] and torch.load("whole.pt", weights_only=True)["step"] == 7          # saved after 2, 4, 6, 7 iterations
-    with pytest.raises(ValueError, match="--batch"):
-        stage2.train(replace(WHOLE, batch=3), resume=True)
-
-
-def test_each_phase_starts_with_a_fresh_discriminator_that_learns_alone(workplace, whole):
-    rows = [json.loads(line) for line in open("whole/log.jsonl")]
-    rows = [row for row in rows if "real" in row]
-    assert [row["phase"] for row in rows] == [3, 3, 2, 2, 1, 1, 1]
-    first = [a is None or a["phase"] != b["phase"] for a, b in zip([None, *rows], rows)]
-    assert [row["real"] == row["reference"] == row["fake"] == 0 for row in rows] == first            # zero heads
-    assert [("loss_g" not in row) for row in rows] == first                                         # warm_disc = 1
 
 
 # ---- the losses at values computed by hand
@@ -298,6 +283,25 @@ def test_resume_equals_no_interruption(workplace, whole, monkeypatch):
     assert made["directions"] == 4                                                # the 4-step student's, for the sampler's noise
     assert_close(model.motion, stage2.load_stage1("stage1.pt")[0].motion, rtol=1e-3, atol=1e-4)        # shipped as float16
     assert math.isfinite(few_step_sample(model, condition(), lambda: torch.randn(SHAPE), 1).sum())
+
+
+def test_the_moving_average_leaves_where_the_student_started(workplace, whole):
+    assert any((a != b).any() for a, b in zip(whole.ema.parameters(), stage2.load_stage1("stage1.pt")[0].parameters()))
+
+
+def test_the_shipped_student_is_written_in_phase_one_only(workplace, whole):
+    assert whole.shipped == [False, False, True, True] and torch.load("whole.pt", weights_only=True)["step"] == 7          # saved after 2, 4, 6, 7 iterations
+    with pytest.raises(ValueError, match="--batch"):
+        stage2.train(replace(WHOLE, batch=3), resume=True)
+
+
+def test_each_phase_starts_with_a_fresh_discriminator_that_learns_alone(workplace, whole):
+    rows = [json.loads(line) for line in open("whole/log.jsonl")]
+    rows = [row for row in rows if "real" in row]
+    assert [row["phase"] for row in rows] == [3, 3, 2, 2, 1, 1, 1]
+    first = [a is None or a["phase"] != b["phase"] for a, b in zip([None, *rows], rows)]
+    assert [row["real"] == row["reference"] == row["fake"] == 0 for row in rows] == first            # zero heads
+    assert [("loss_g" not in row) for row in rows] == first                                         # warm_disc = 1
 
 
 def test_the_students_rate_is_over_n_warms_up_and_falls_in_each_phase_and_the_discriminators_stays(whole):
