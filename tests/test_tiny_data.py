@@ -3,7 +3,13 @@ import shutil
 import numpy as np
 import pytest
 
+import autoencoder
+import distill_stage1
+import distill_stage2
+import evaluate
+import teacher
 import tiny_data
+import train_metrics
 from tiny_data import FIRST_SEED, SPLITS, VIDEO_FRAMES, build, load, make_video
 from tiny_data.faces import MOTION
 from tiny_data.speech import lips
@@ -106,3 +112,8 @@ def test_the_scripts_folder_and_an_empty_one_get_the_toy_set(tmp_path, monkeypat
     monkeypatch.setitem(SPLITS, "val", 1)
     (tmp_path / "empty").mkdir()
     assert all(len(load(folder, "val").starts) == 2 for folder in (tiny_data.HOME, "empty"))
+
+
+def test_every_script_looks_for_the_toy_set_where_it_is_built():
+    defaults = [script.Config().data for script in (autoencoder, teacher, train_metrics, distill_stage1, distill_stage2)] + [evaluate.arguments([]).data]
+    assert set(defaults) == {str(tiny_data.HOME)}
