@@ -39,17 +39,24 @@ def prepare(folder, kind=None, videos=0, frames=8):
     torch.manual_seed(0)
     save_checkpoint(folder / "ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
     if kind:
-        size = dict(channels=16, frames=frames, context=4, directions=4 * (kind == "stage1"))
-        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=size, model=small_unet(directions=size["directions"]).state_dict())
+        made = dict(channels=16, frames=frames, context=4) | (dict(directions=4, smooth=3.0, sample_smooth=2.0) if kind == "stage1" else {})
+        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=made, model=small_unet(directions=made.get("directions", 0)).state_dict())
     if videos:
         tiny_data.load(folder / "data", "train", videos)
     return folder
 
 
-def spy(monkeypatch, module, name):
-    """-> the positional arguments of every call of module.name from now on."""
+def spy(monkeypatch, module, name, results=None):
+    """-> the positional arguments of every call of module.name from now on; what it returns is added to the list `results`."""
     calls, real = [], getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *args, **more: calls.append(args) or real(*args, **more))
+
+    def watched(*args, **more):
+        calls.append(args)
+        value = real(*args, **more)
+        if results is not None:
+            results.append(value)
+        return value
+    monkeypatch.setattr(module, name, watched)
     return calls
 
 

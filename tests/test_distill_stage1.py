@@ -325,15 +325,18 @@ def usual(folder):
         return stage1.train(BASE)
 
 
-WHOLE = replace(stage1.Config(**SMALL, out="a", weights="a.pt"), warmup=2, t_min=0.4, t_max=0.6, s_ref=1.1)
+WHOLE = replace(stage1.Config(**SMALL, out="a", weights="a.pt"), warmup=2, t_min=0.4, t_max=0.6, s_ref=1.1, context_rate=1.0)
 
 
 @pytest.fixture(scope="module")
 def whole(folder):
     """What WHOLE trains, and the calls of some functions on the way."""
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        calls = {name: spy(patch, stage1, name) for name in ("real_score", "rollout", "update")}
-        return SimpleNamespace(ema=stage1.train(WHOLE), **calls)
+        calls = {name: spy(patch, stage1, name) for name in ("real_score", "dmd_loss", "fake_loss", "update", "update_ema", "student_sampler")}
+        x0_hat, g = [], []
+        calls["rollout"] = spy(patch, stage1, "rollout", x0_hat)
+        calls["dmd_gradient"] = spy(patch, stage1, "dmd_gradient", g)
+        return SimpleNamespace(ema=stage1.train(WHOLE), x0_hat=x0_hat, g=g, **calls)
 
 
 def test_resume_equals_no_interruption(workplace, whole, monkeypatch):
@@ -376,6 +379,46 @@ def test_the_teacher_is_asked_at_the_times_with_the_guidance_and_after_the_steps
     assert all(taus == TAUS[:len(taus)] for taus in taken) and len(set(map(len, taken))) > 1          # stopped after k of the steps, k drawn
 
 
+def test_the_student_learns_from_its_sample_and_the_fake_score_from_the_same_at_other_times(whole):
+    learning = list(zip(whole.rollout, whole.x0_hat))[WHOLE.warm_fake:]
+    for ((student, cond, *_), x0_hat), (_, _, x0, mask), g, (x0_too, g_too, mask_too) in zip(learning, whole.dmd_gradient, whole.g, whole.dmd_loss):
+        assert x0 is x0_too is x0_hat and g is g_too and mask is mask_too is cond.mask and mask[:, :4].all()
+    calls, times = iter(whole.fake_loss), []
+    for (_, cond, *_), x0_hat in zip(whole.rollout[:WHOLE.steps], whole.x0_hat):
+        for _ in range(WHOLE.fake_updates):
+            _, x0, c, t, _ = next(calls)
+            assert x0 is x0_hat and c is cond
+            times.append(t)
+    times, noises = torch.cat(times), [eps for *_, eps in whole.fake_loss]
+    assert (0 < times).all() and (times <= T).all() and len(times.unique()) == len(times) and times.min() < 0.4 * T and times.max() > 0.6 * T
+    assert all((a != b).any() for a, b in zip(noises, noises[1:]))
+
+
+def test_the_moving_average_counts_the_students_updates_and_is_what_the_contact_sheet_shows(whole):
+    assert [done for _, _, done, _ in whole.update_ema] == [0, 1, 2] and all(decay == WHOLE.ema for *_, decay in whole.update_ema)
+    assert whole.student_sampler and all(model is whole.ema for model, _ in whole.student_sampler)
+
+
+def test_an_update_changes_one_network_by_a_clipped_gradient():
+    passed, trained = nn.Linear(3, 3), nn.Linear(3, 1)
+    optimiser, before = stage1.adam(trained, 1.0), trained.weight.detach().clone()
+    norm = stage1.update(0, "student", trained, optimiser, 0.01, 1e3 * trained(passed(torch.ones(2, 3))).sum())
+    assert norm > 10 and passed.weight.grad is None
+    assert_close(torch.cat([p.grad.flatten() for p in trained.parameters()]).norm(), torch.tensor(1.0), rtol=1e-3, atol=0)
+    assert 0 < (trained.weight - before).abs().max() < 0.02                   # at the rate given, not the optimiser's own
+
+
+def test_the_ablation_with_data_shows_noised_real_clips_at_the_students_own_times(workplace, monkeypatch):
+    noised, asked = spy(monkeypatch, stage1, "add_noise"), spy(monkeypatch, stage1, "real_score")
+    stage1.train(replace(BASE, simulate="data", steps=4, fake_updates=0, context_rate=1.0, mouth_noise=1.0, smooth=0.0, directions=0))
+    times = set()
+    for (real, eps, t), (x0_hat, *_), (_, _, _, cond, *_) in zip(noised[::2], noised[1::2], asked):       # the student's input, the scores' input
+        assert len(set(t.tolist())) == 1 and abs(eps.std() - 1) < 0.05
+        times.add(t[0].item())
+        assert torch.equal(real[:, :4], cond.context[:, :4]) and torch.equal(x0_hat[:, :4], cond.context[:, :4]) and (x0_hat[:, 4:] != real[:, 4:]).any()
+    assert times <= set(TAUS) and len(times) > 1
+
+
 def test_both_rates_fall_along_a_cosine_and_the_student_warms_up(whole):
     wanted = []
     for step in range(WHOLE.steps):
@@ -397,6 +440,7 @@ def test_the_student_starts_as_the_teacher_and_random_is_random(workplace):
     for start, same in (("teacher", True), ("random", False)):
         ema = stage1.train(replace(still, init=start))
         assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), t.parameters())) == same
+        assert all(torch.equal(a, b) for a, b in zip(ema.audio.parameters(), t.audio.parameters()))         # the listener is the teacher's
 
 
 def test_while_the_fake_score_warms_up_the_student_stays(workplace):

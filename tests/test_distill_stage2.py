@@ -187,6 +187,14 @@ def trained_disc():
     return disc
 
 
+def test_the_discriminators_value_is_of_both_levels_and_of_the_frames_that_are_not_given():
+    disc, c = Discriminator(small_unet()), condition(given=4)
+    disc.heads = nn.ModuleList([nn.Identity(), nn.Identity()])
+    number = torch.arange(32.0).view(32, 1, 1, 1)                             # of a frame, 16 in each of two clips
+    disc.unet.encode = lambda xt, t, cond: ([None, number, 0.5 * number.expand(-1, -1, 2, 1)], None, None)      # 1 + 2 · ½: twice a frame's number
+    assert_close(disc(torch.randn(SHAPE), CLEAN, c), 2 * torch.tensor([9.5, 25.5]))                         # the means of 4 ... 15 and 20 ... 31
+
+
 @pytest.mark.parametrize("field", ["ref", "audio", "context", "mask"])
 def test_the_discriminator_sees_the_whole_condition(field):
     disc, c, x = trained_disc(), condition(given=4), torch.randn(SHAPE)
@@ -243,28 +251,41 @@ def workplace(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-WHOLE = stage2.Config(**SMALL, out="whole", weights="whole.pt")
+WHOLE = stage2.Config(**SMALL, out="whole", weights="whole.pt", wrong_sound=0.5, sigma=0.2)
 BASE = replace(WHOLE, out="a", weights="a.pt", last_steps=1, curriculum=2, save_every=99, progressive=False, phase_steps=0)
+
+
+PLAN = [(4, 3, -1), (4, 3, 0), (3, 2, -1), (3, 2, 0), (2, 1, -1), (2, 1, 0), (2, 1, 1)]        # WHOLE's iterations: phase before, phase, the student's update
 
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """What all three phases train, and on the way: which saves shipped the student, the calls of some functions, which sample was penalised how hard."""
-    seen, save, penalty = SimpleNamespace(shipped=[], penalties=[]), stage2.save_training, stage2.penalty
+    """What all three phases train, and on the way: which saves shipped the student, the calls of some functions, x_ref, and for each iteration
+    the values that D gave, first of x0, x̂0 and x_ref."""
+    seen, save, sampler = SimpleNamespace(shipped=[], values=[], x0_hat=[], x_ref=[], sampled=[]), stage2.save_training, stage2.student_sampler
 
-    def penalise(disc, xt, *rest):
-        value = penalty(disc, xt, *rest)
-        clips = [x for x, _, _ in seen.add_noise]                             # of this iteration: x0, x̂0, x_ref, and the one to penalise
-        seen.penalties.append((next(i for i in range(3) if clips[i - 4] is clips[-1]), value.item()))
-        return value
+    def make(student, made, **given):
+        sample = sampler(student, made, **given)
+        seen.sampled.append((student, given))
+        if len(seen.sampled) > 1:                                             # the contact sheet's
+            return sample
+        return lambda cond, noise: seen.x_ref.append((cond, sample(cond, noise))) or seen.x_ref[-1][1]
 
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        for name in ("add_noise", "update", "disc_objective", "gen_objective", "student_sampler"):
+        for name in ("draw_last", "add_noise", "penalty", "disc_objective", "gen_objective", "listening_loss", "update", "update_ema"):
             setattr(seen, name, spy(patch, stage2, name))
-        patch.setattr(stage2, "penalty", penalise)
+        seen.rollout, seen.asked = spy(patch, stage2, "rollout", seen.x0_hat), spy(patch, Discriminator, "forward", seen.values)
+        patch.setattr(stage2, "student_sampler", make)
         patch.setattr(stage2, "save_training", lambda *args, ship, **parts: seen.shipped.append(ship) or save(*args, ship=ship, **parts))
         seen.ema = stage2.train(WHOLE)
+    seen.rows = [row for row in map(json.loads, open(folder / "whole/log.jsonl")) if "real" in row]
     return seen
+
+
+def by_iteration(calls):
+    """Of what happens five times while D learns (x0, x̂0, x_ref, the penalised one, x0 with a wrong sound) and then three times for the student (x0, x_ref, x̂0)."""
+    calls = iter(calls)
+    return [[next(calls) for _ in range(5 + 3 * (i >= 0))] for _, _, i in PLAN]
 
 
 @pytest.fixture(scope="module")
@@ -319,10 +340,71 @@ def test_each_phase_starts_with_fresh_optimisers(workplace, whole):
         assert {int(state["step"]) for state in saved[name]["state"].values()} == {steps}
 
 
-def test_an_iteration_penalises_one_of_the_samples_three_times_as_hard(workplace, whole):
-    assert {which for which, _ in whole.penalties} == {0, 1, 2}               # x0, x̂0, x_ref
-    logged = [row["penalty"] for row in map(json.loads, open("whole/log.jsonl")) if "penalty" in row]
-    assert_close(logged, [3 * WHOLE.penalty * value for _, value in whole.penalties])
+def test_every_iteration_has_its_phases_timesteps(whole):
+    assert [call[:4] for call in whole.draw_last] == [(before, n, max(i, 0), WHOLE.curriculum) for before, n, i in PLAN]
+    for call, (student, _, _, taus, _) in zip(whole.draw_last, whole.rollout):
+        n, k = call[1:3]
+        wanted = warm_timesteps(n, k, WHOLE.curriculum, draw_last(*call))
+        assert len(taus) == len(wanted) and all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(taus, wanted))
+
+
+def test_the_discriminator_is_shown_real_fake_and_reference_of_the_same_condition(whole):
+    """In the same noise, context clean; the student's sample without gradient to D, and with it to the student."""
+    contexts = 0
+    shown = by_iteration(whole.add_noise[WHOLE.listen:])
+    for noised, asked, (_, cond, *_), x0_hat, (heard, x_ref) in zip(shown, by_iteration(whole.asked[2 * WHOLE.listen:]), whole.rollout, whole.x0_hat, whole.x_ref):
+        x0, t = noised[0][0], noised[0][2]
+        clips = [x for x, *_ in noised]
+        assert heard is cond and clips[2] is x_ref and torch.equal(clips[1], x0_hat) and not clips[1].requires_grad
+        assert all(x is y for x, y in zip(clips[4:], (x0, x0, x_ref, x0_hat)))
+        contexts += int(cond.mask.sum())
+        for place, (_, xt, t_asked, c) in enumerate(asked):
+            assert t_asked is t and all(torch.equal(a, b) for a, b in zip(c, stage2.wrong_sound(cond) if place == 4 else cond))
+            given = cond.mask > 0
+            assert torch.equal(xt[given], cond.context[given])
+    assert contexts
+
+
+def test_what_listens_hears_a_noised_real_clip_twice(whole):
+    (_, right, t, cond), (_, wrong, t_wrong, other) = whole.asked[:2]
+    x0, _, t_noise = whole.add_noise[0]
+    assert right is wrong and t is t_wrong is t_noise and (0 < t).all() and (t <= WHOLE.disc_noise * T).all() and x0.std() > 0
+    assert all(torch.equal(a, b) for a, b in zip(other, stage2.wrong_sound(cond)))
+    assert torch.equal(right[cond.mask > 0], cond.context[cond.mask > 0])
+    assert whole.listening_loss[0][0] is whole.values[0] and whole.listening_loss[0][1] is whole.values[1]
+
+
+def test_both_players_minimise_their_weighted_sums(whole):
+    pair = lambda above, below: nn.functional.softplus(below - above).mean().item()
+    student = iter(whole.gen_objective)
+    for row, values, (right, wrong) in zip(whole.rows, by_iteration(whole.values[2 * WHOLE.listen:]), whole.listening_loss[WHOLE.listen:]):
+        real, fake, reference, _, deaf = values[:5]
+        assert right is real and wrong is deaf and wrong.requires_grad
+        assert_close(row["loss_d"], pair(real, fake) + WHOLE.self_compare * pair(reference, fake) + WHOLE.wrong_sound * pair(real, deaf) + row["penalty"], rtol=1e-5, atol=0)
+        if "loss_g" in row:
+            real, reference, fake = values[5:]
+            assert all(a is b for a, b in zip(next(student)[1:4], (real, reference, fake))) and fake.requires_grad and not real.requires_grad
+            assert_close(row["loss_g"], pair(fake, real) + WHOLE.self_compare * pair(fake, reference), rtol=1e-5, atol=0)
+
+
+def test_an_iteration_penalises_one_of_the_samples_three_times_as_hard(whole):
+    which = []
+    for (_, xt, t, value, cond, sigma, n), asked, values, (_, eps, _), row in zip(
+            whole.penalty, by_iteration(whole.asked[2 * WHOLE.listen:]), by_iteration(whole.values[2 * WHOLE.listen:]), whole.add_noise[WHOLE.listen:], whole.rows):
+        which.append(next(i for i in range(3) if value is values[i]))         # x0, x̂0 or x_ref
+        _, xt_asked, t_asked, cond_asked = asked[which[-1]]
+        assert torch.equal(xt, xt_asked) and t is t_asked and cond is cond_asked and sigma == WHOLE.sigma and abs(n.std() - 1) < 0.05
+        assert (n != eps).any()
+        assert_close(row["penalty"], 3 * WHOLE.penalty * (value - values[3]).square().mean().item())
+    assert set(which) == {0, 1, 2}
+
+
+def test_without_self_compare_there_are_two_samples_to_penalise(workplace, monkeypatch):
+    values = []
+    spy(monkeypatch, stage2, "penalty", values)
+    stage2.train(replace(BASE, self_compare=0.0, out="two", weights="two.pt"))
+    logged = [row["penalty"] for row in map(json.loads, open("two/log.jsonl")) if "penalty" in row]
+    assert_close(logged, [2 * BASE.penalty * value.item() for value in values])
 
 
 def test_the_student_faces_the_discriminator_that_has_just_learnt(whole):
@@ -330,10 +412,21 @@ def test_the_student_faces_the_discriminator_that_has_just_learnt(whole):
     assert all((old != new).all() for old, new in zip(before, after))         # of real, reference and fake
 
 
-def test_the_reference_is_the_student_of_stage_1_and_stays(workplace, whole):
-    (reference, _), *others = whole.student_sampler
+def test_the_reference_is_the_student_of_stage_1_with_the_noise_of_its_training_and_stays(workplace, whole):
+    (reference, given), *others = whole.sampled
+    assert given == dict(smooth=3.0)                                          # not the 2.0 that it is sampled with
     assert all(torch.equal(a, b) for a, b in zip(reference.parameters(), stage2.load_stage1("stage1.pt")[0].parameters()))
-    assert all(model is whole.ema for model, *_ in others)                    # the contact sheet's
+    assert all(model is whole.ema for model, _ in others)                     # the contact sheet's
+
+
+def test_the_moving_average_counts_the_students_updates(whole):
+    assert [(done, decay) for *_, done, decay in whole.update_ema] == [(k, WHOLE.ema) for k in range(4)]
+
+
+def test_without_progression_the_last_timestep_leaves_that_of_four_steps(workplace, monkeypatch):
+    calls = spy(monkeypatch, stage2, "draw_last")
+    stage2.train(replace(BASE, out="direct", weights="direct.pt"))
+    assert {call[:2] for call in calls} == {(4, 1)}
 
 
 @pytest.mark.parametrize("flag", [dict(progressive=True, phase_steps=1), dict(self_compare=0.0), dict(curriculum=0), dict(gan="hinge"), dict(gan="vanilla"), dict(penalty=0.0), dict(wrong_sound=0.0), dict(listen=0), dict(disc_noise=0.0), dict(smooth=0.0), dict(mouth_noise=1.0), dict(directions=0), dict(directions=2),

@@ -42,6 +42,12 @@ def test_a_clip_is_16_consecutive_frames_of_one_video_with_its_own_sound(clips):
     assert_close((middle + 1) * 127.5, shown, rtol=0, atol=0.2)
 
 
+def test_a_clips_level_is_off_by_three_decibels_or_so_the_same_in_all_its_frames(clips):
+    level = clips.batch(200, torch.Generator().manual_seed(0), 4, 0.5)[1].audio[:, :, 8:12, 32:].flatten(1)       # the half that is 0, in the rows that are within every video
+    assert_close(level, level[:, :1].expand_as(level), rtol=0, atol=1e-6)
+    assert abs(level[:, 0].std() - 0.075) < 0.01 and abs(level[:, 0].mean()) < 0.02                              # 3 dB; a unit is 40
+
+
 def test_a_clip_hears_its_own_frames_without_lag(clips):
     x0, ref, audio = clips.clip(1, 5, 20, 16)                                                # video 1 starts at frame 80
     own = torch.arange(85.0, 101.0) / 127.5 - 1
