@@ -46,6 +46,8 @@ SHOWN = ("jaw_corr", "width_corr", "round_corr", "sync_c", "fid", "fvd", "head_s
 def table(rows):
     """[{"variant", metric: [one value a seed]}] -> a Markdown table of mean ± standard deviation over the seeds."""
     def cell(values):
+        if not np.isfinite(values).all():                                     # nothing to count, or nobody knows the truth: your own clips
+            return ""
         return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
     lines = ["| variant | " + " | ".join(SHOWN) + " |", "|---|" + "---:|" * len(SHOWN)]
     return "\n".join(lines + [f"| {row['variant']} | " + " | ".join(cell(row[k]) for k in SHOWN) + " |" for row in rows])
@@ -58,8 +60,11 @@ def ablate(args):
     base, _ = parse(distill_stage2.Config, "the options of distill_stage2.py", distill_stage2.SMOKE, shlex.split(args.options) + args.smoke * ["--smoke"])
     base = replace(base, bf16=args.bf16, last_steps=max(1, round(base.last_steps * args.budget)))
     out, device = Path(args.out), pick_device("auto")
-    metrics.load_reader(args.metrics)                                         # these two complain now, not after the training
     first = load_to_sample(load_stage1, base.student, device, args.bf16)
+    autoencoder, nets, videos = load_autoencoder(base.autoencoder, device), metrics.load_metrics(args.metrics, device), tiny_data.load(base.data, "test", base.videos)
+    truth = evaluate.truth_of(videos, 0, args.clips, min(28, int(np.diff(videos.starts).min())), device)
+    judge, ref = metrics.Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
+    judge(truth.frames)                                                       # judges and clips that cannot do complain now, not after the training
     for name in wanted:                                                       # train
         for seed in range(args.seeds):
             place = out / f"{name}-{seed}"
@@ -70,9 +75,6 @@ def ablate(args):
                 distill_stage2.train(cfg)
                 done.write_text(setting)
 
-    autoencoder, nets = load_autoencoder(base.autoencoder, device), metrics.load_metrics(args.metrics, device)
-    truth = evaluate.truth_of(tiny_data.load(base.data, "test", base.videos), 0, args.clips, 28, device)
-    judge, ref = metrics.Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
     rows, pictures = [], []
 
     def measure(name, students):
@@ -82,7 +84,7 @@ def ablate(args):
         for model, made, steps in students:
             videos = [evaluate.speak(student_sampler(model, made, steps=steps), truth, ref, autoencoder, seed, args.bf16) for seed in range(3)]
             found.append(evaluate.summary(name, steps, [judge(frames)[0] for frames in videos]))
-        rows.append({"variant": name, **{k: [float(f[k]) for f in found] for k in SHOWN}})
+        rows.append({"variant": name, **{k: np.array([f[k] for f in found], float).tolist() for k in SHOWN}})
         pictures.append(videos[0][0, :16])
 
     measure("stage1", [(*first, 4)]), measure("stage1_1step", [(*first, 1)])
@@ -90,7 +92,7 @@ def ablate(args):
         measure(name, [(*load_to_sample(distill_stage2.load_stage2, out / f"{name}-{seed}/stage2.pt", device, args.bf16), 1) for seed in range(args.seeds)])
     tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]])
     (out / "table.md").write_text(table(rows) + "\n")
-    (out / "table.json").write_text(json.dumps(dict(rows=rows, setting=vars(args)), indent=1) + "\n")
+    (out / "table.json").write_text(json.dumps(evaluate.plain(dict(rows=rows, setting=vars(args))), indent=1) + "\n")
     return rows
 
 

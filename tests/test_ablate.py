@@ -22,6 +22,20 @@ def test_table_shows_mean_and_spread_over_seeds():
     assert "2 ± 1.4" in lines[2] and "±" not in lines[3] and len({line.count("|") for line in lines}) == 1
 
 
+def test_what_could_not_be_measured_is_left_empty():
+    line = ablate.table([{"variant": "full", **{k: [1.0] for k in ablate.SHOWN}, "jaw_corr": [float("nan")]}]).splitlines()[2]
+    assert line.split("|")[2:4] == ["  ", " 1 "]
+
+
+def test_what_cannot_be_measured_is_not_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(prepare(tmp_path, "stage1", videos=1, frames=16))
+    monkeypatch.setattr(distill_stage2, "SMOKE", test_distill_stage2.SMALL)
+    monkeypatch.setattr(distill_stage2, "train", None)
+    with pytest.raises(SystemExit) as stop:
+        ablate.main(["--smoke", "--metrics", "none.pt"])
+    assert stop.value.code == 2 and "no checkpoint at none.pt" in capsys.readouterr().err
+
+
 def test_unknown_variant_is_named(capsys):
     with pytest.raises(SystemExit) as stop:
         ablate.main(["--variants", "full,nonsense"])
