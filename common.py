@@ -39,6 +39,8 @@ def parse(config_class, doc, smoke, argv=None):
         least = 1 if name.endswith("_every") or name in ("batch", "frames", "channels", "people", "steps", "last_steps") else 0
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not (math.isfinite(value) and value >= least):
             parser.error(f"--{name.replace('_', '-')} must be a finite number >= {least}, got {value}")
+        if name == "seed" and value >= 2 ** 63:
+            parser.error(f"--seed must be below 2^63, got {value}")
     return config_class(**{**(smoke if small else {}), **given}), resume
 
 

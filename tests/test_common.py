@@ -14,6 +14,7 @@ class Config:
     lr: float = 0.1    # learning rate
     fast: bool = False # a switch
     out: str = "x"     # 100 % of it
+    seed: int = 0
 
 
 def test_every_field_is_an_option_and_smoke_gives_way_to_what_is_given():
@@ -22,7 +23,7 @@ def test_every_field_is_an_option_and_smoke_gives_way_to_what_is_given():
     assert config == Config(steps=2, lr=0.3, fast=True) and resume
 
 
-@pytest.mark.parametrize("bad", [["--steps", "-1"], ["--lr", "nan"], ["--lr", "inf"], ["--steps", "1.5"], ["--sped", "3"], ["--steps", "0"]])
+@pytest.mark.parametrize("bad", [["--steps", "-1"], ["--lr", "nan"], ["--lr", "inf"], ["--steps", "1.5"], ["--sped", "3"], ["--steps", "0"], ["--seed", str(2 ** 63)]])
 def test_bad_options_end_with_code_2(bad, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(Config, "", {}, bad)
