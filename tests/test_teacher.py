@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import latents
 import teacher
 from diffusion import T, add_noise, alpha_sigma, ddim_step, guide, mouth_guidance, shape_noise, v_target
 from helpers import condition, prepare, small_unet, spy, train_with_a_power_cut
@@ -186,8 +187,11 @@ WHOLE = teacher.Config(**SMALL, out="a", weights="a.pt", drop_ref=0.2, drop_audi
 def whole(folder):
     """What WHOLE trains, and the calls of some functions on the way."""
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        calls = {name: spy(patch, teacher, name) for name in ("add_noise", "v_loss", "drop")}
-        return SimpleNamespace(ema=teacher.train(WHOLE), **calls)
+        dropped, noised = [], []
+        calls = {name: spy(patch, teacher, name) for name in ("v_loss", "update_ema")}
+        calls |= dict(drop=spy(patch, teacher, "drop", dropped), add_noise=spy(patch, teacher, "add_noise", noised))
+        calls |= dict(asked=spy(patch, teacher.UNet, "forward"), batch=spy(patch, latents.Clips, "batch"))
+        return SimpleNamespace(ema=teacher.train(WHOLE), dropped=dropped, noised=noised, **calls)
 
 
 def test_the_loss_is_of_v_over_all_times_with_mouth_and_eyes_weighing_more(whole):
@@ -196,6 +200,18 @@ def test_the_loss_is_of_v_over_all_times_with_mouth_and_eyes_weighing_more(whole
         assert v_hat.requires_grad and face == WHOLE.face and (mask.sum(1) <= WHOLE.context).all()
         assert sorted(((1 - t / T) * len(t)).int().tolist()) == list(range(len(t)))                   # one t in each of B equal parts of (0, T]
     assert [len(t) for _, _, t in whole.add_noise[:WHOLE.steps]] == [8, 2, 2, 2]                      # the first step is a short one
+
+
+def test_the_network_is_asked_about_noised_clips_with_what_is_left_of_their_condition(whole):
+    steps = zip(whole.asked[:WHOLE.steps], whole.noised, whole.add_noise, whole.dropped, whole.v_loss)       # sampling comes after the last
+    for (_, xt, t_asked, cond), noised, (_, _, t), left, (_, _, mask, _) in steps:
+        assert xt is noised and t_asked is t and cond is left and mask is cond.mask
+    for step, (_, size, _, *how) in enumerate(whole.batch):
+        assert (size, how) == (WHOLE.batch, [WHOLE.context, WHOLE.context_rate, 4 if step < WHOLE.short_steps else 1, WHOLE.ref_gap])
+
+
+def test_the_moving_average_counts_the_steps(whole):
+    assert [(step, decay) for *_, step, decay in whole.update_ema] == [(step, WHOLE.ema) for step in range(WHOLE.steps)]
 
 
 def test_a_portrait_is_dropped_with_its_sound_and_more_sounds_alone(whole):
