@@ -54,7 +54,7 @@ def table(rows):
 
 
 def ablate(args):
-    wanted = args.variants.split(",") if args.variants else list(VARIANTS)
+    wanted = [name.strip() for name in args.variants.split(",")] if args.variants else list(VARIANTS)
     if unknown := set(wanted) - VARIANTS.keys():
         raise ValueError(f"no variant {', '.join(sorted(unknown))}: there are {', '.join(VARIANTS)}")
     base, _ = parse(distill_stage2.Config, "the options of distill_stage2.py", distill_stage2.SMOKE, shlex.split(args.options) + args.smoke * ["--smoke"])
@@ -108,8 +108,8 @@ def main(argv=None):
     parser.add_argument("--bf16", action="store_true", help="networks in bfloat16")
     parser.add_argument("--smoke", action="store_true", help="everything at toy size")
     args = parser.parse_args(argv)
-    if min(args.seeds, args.clips) < 1 or not args.budget > 0:
-        parser.error("--seeds and --clips must be at least 1, --budget above 0")
+    if min(args.seeds, args.clips) < 1 or not 0 < args.budget < float("inf"):
+        parser.error("--seeds and --clips must be at least 1, --budget a finite number above 0")
     if args.smoke:
         args.out = "out/smoke/ablate" if args.out == "out/ablate" else args.out
     with one_line_errors():

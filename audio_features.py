@@ -178,6 +178,8 @@ def main():
     args = parser.parse_args()
     out = args.out or os.path.splitext(args.file)[0] + ".mel.png"
     try:
+        if not out.lower().endswith(".png"):                                  # any other name may be that of a sound, such as the one to be read
+            raise ValueError(f"--out {out!r} must end in .png")
         wave = load_audio(args.file)
         mel = log_mel(wave)
         iio.imwrite(out, ((mel.T[::-1] + 1) * 127.5).astype(np.uint8).repeat(4, axis=0))

@@ -192,6 +192,8 @@ def resume_training(cfg, kind, generator, **parts):
 
     Raises ValueError where the run in cfg.out was another one.
     """
+    if not Path(cfg.out, "last.pt").exists():
+        raise ValueError(f"no {cfg.out}/last.pt to go on from: start without --resume, or name the run's --out")
     saved = load_checkpoint(f"{cfg.out}/last.pt", f"{kind} training")
     same_run(cfg, saved["config"], f"{cfg.out}/last.pt")
     try:

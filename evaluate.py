@@ -234,7 +234,7 @@ def evaluate(args):
             continue
         heard = truth._replace(windows=truth.windows.roll(1, 0)) if name == "wrong_audio" else truth
         table.append((name, nfe, partial(speak, sampler, heard, ref, autoencoder, bf16=args.bf16), sampler))
-    known, wanted = [t[0] for t in table], [n for n in args.models.split(",") if n]
+    known, wanted = [t[0] for t in table], [n.strip() for n in args.models.split(",") if n.strip()]
     if unknown := set(wanted) - set(known):
         raise ValueError(f"no model {', '.join(sorted(unknown))}: there are {', '.join(known)} (a model needs its checkpoint in {folder})")
     table = [t for t in table if not wanted or t[0] in wanted or t[0] == "real"]

@@ -16,7 +16,7 @@ import torch
 import evaluate
 import metrics
 import tiny_data
-from audio_features import FPS, load_audio, log_mel
+from audio_features import FPS, ROWS, load_audio, log_mel
 from autoencoder import load_autoencoder, to_pixels
 from common import one_line_errors, pick_device
 from sample import speak, toy_portrait
@@ -53,9 +53,11 @@ def phone_sheet(args):
         raise ValueError(f"--out {args.out!r} must be a .png in a folder that exists")
     phones = read_phones(args.phones)
     mel = log_mel(load_audio(args.audio))
+    if (end := max(b for _, b, _ in phones)) > len(mel) / ROWS / FPS + 1:      # in milliseconds, or another sound's
+        raise ValueError(f"{args.phones} ends at {end:g} s, the sound at {len(mel) / ROWS / FPS:.2f} s: the table of this sound, in seconds, is wanted")
     autoencoder, reader = load_autoencoder(folder / "autoencoder.pt", device), metrics.load_reader(folder / "metrics.pt", device)
     wanted = {name.strip() for name in args.models.split(",")}
-    found = [(name, sampler) for name, _, sampler in evaluate.models(folder, device) if name in wanted]
+    found = [(name, sampler) for name, _, sampler in evaluate.models(folder, device) if name in wanted - {"wrong_audio"}]      # here it would hear the right one
     if len(found) < len(wanted):
         raise ValueError(f"no model {', '.join(sorted(wanted - {n for n, _ in found}))}: a model needs its checkpoint in {folder}")
     lines, strips = ["| model | " + " | ".join(f"{kind} ({sum(kind_of(p) == kind for *_, p in phones)})" for kind in KINDS) + " |", "|---|" + "---:|" * len(KINDS)], []

@@ -189,6 +189,8 @@ def train(cfg, resume=False):
     device = pick_device(cfg.device)
     if cfg.only and cfg.only not in NETWORKS:
         raise ValueError(f"--only {cfg.only}: choose one of {', '.join(NETWORKS)}")
+    if cfg.batch < 2:
+        raise ValueError(f"--batch {cfg.batch}: 2 or more are wanted, to tell from each other")
 
     # 2 data
     data, held_out = (tiny_data.load(cfg.data, split, cfg.videos, 2 * CLIP) for split in ("train", "val"))      # "fast" takes 2 CLIP frames

@@ -271,5 +271,7 @@ def test_command_line_writes_a_picture_and_exits_2_on_bad_input(tmp_path):
     assert good.returncode == 0 and "25 video frames" in good.stdout and (tmp_path / "a.mel.png").exists()
     bad = subprocess.run([sys.executable, script, str(tmp_path / "b.wav")], capture_output=True, text=True)
     nowhere = subprocess.run([sys.executable, script, str(tmp_path / "a.wav"), "--out", str(tmp_path / "no/a.png")], capture_output=True, text=True)
-    for run in (bad, nowhere):
+    itself = subprocess.run([sys.executable, script, str(tmp_path / "a.wav"), "--out", str(tmp_path / "a.wav")], capture_output=True, text=True)
+    assert len(load_audio(tmp_path / "a.wav")) == SR                          # still there
+    for run in (bad, nowhere, itself):
         assert run.returncode == 2 and len(run.stderr.splitlines()) == 1

@@ -79,6 +79,8 @@ def test_resume_goes_on_with_the_same_run_only_and_says_what_was_other(tmp_path)
     torch.save(saved, tmp_path / "last.pt")
     with pytest.raises(ValueError, match="another version"):
         resume_training(cfg, "thing", generator, ema=ema)
+    with pytest.raises(ValueError, match="nowhere/last.pt to go on from"):
+        resume_training(replace(cfg, out="nowhere"), "thing", generator, ema=ema)
 
 
 def test_ema_of_a_constant_is_that_constant_and_warms_up():

@@ -188,7 +188,7 @@ def test_the_legend_explains_every_number_of_the_table(capsys):
 
 def test_bad_arguments_end_with_one_line(place, capsys):
     common = ["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints")]
-    for wrong, says in ((["--models", "nobody"], "no model nobody"), (["--json", str(place / "no" / "x.json")], "no folder"), (["--clips", "0"], "at least 1"),
+    for wrong, says in ((["--models", "real, nobody,"], "no model nobody"), (["--json", str(place / "no" / "x.json")], "no folder"), (["--clips", "0"], "at least 1"),
                         (["--metrics", str(place / "none.pt")], "no checkpoint")):
         with pytest.raises(SystemExit) as stop:
             evaluate.main([*common, *wrong])

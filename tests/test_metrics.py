@@ -299,6 +299,11 @@ def test_metrics_of_own_clips_train_without_the_reader_and_go_on_where_they_stop
         metrics.load_metrics(tmp_path / "m.pt")
 
 
+def test_a_batch_of_one_is_refused_before_anything_is_trained():
+    with pytest.raises(ValueError, match="--batch 1"):
+        train_metrics.train(train_metrics.Config(**{**train_metrics.SMOKE, "batch": 1, "device": "cpu"}))
+
+
 def test_the_shipped_file_is_small_and_a_foreign_one_is_refused(tmp_path):
     assert (SHIPPED / "metrics.pt").stat().st_size < 4e6
     torch.save({"kind": "teacher"}, tmp_path / "x.pt")

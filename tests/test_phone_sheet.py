@@ -39,7 +39,8 @@ def test_a_bad_table_is_named(tmp_path, text, says):
         phone_sheet.read_phones(tmp_path / "p.tsv")
 
 
-def test_an_unknown_model_ends_with_one_line(tmp_path, capsys):
+@pytest.mark.parametrize("end, model, says", [(1, "nobody", "no model nobody"), (1, "wrong_audio", "no model wrong_audio"), (900, "stage2", "ends at 900 s, the sound at 5.30 s")])
+def test_an_unknown_model_and_another_sounds_phones_end_with_one_line(tmp_path, capsys, end, model, says):
     with pytest.raises(SystemExit) as stop:
-        phone_sheet.main([str(SHIPPED.parent / "assets/sentence.wav"), write_phones(tmp_path / "p.tsv", [("m", 0, 1)]), "--models", "nobody", "--checkpoints", str(SHIPPED)])
-    assert stop.value.code == 2 and "nobody" in capsys.readouterr().err
+        phone_sheet.main([str(SHIPPED.parent / "assets/sentence.wav"), write_phones(tmp_path / "p.tsv", [("m", 0, end)]), "--models", model, "--checkpoints", str(SHIPPED)])
+    assert stop.value.code == 2 and says in capsys.readouterr().err

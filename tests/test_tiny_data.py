@@ -107,6 +107,11 @@ def test_a_mistyped_folder_is_refused_in_one_line_and_not_made(tmp_path):
     assert "\n" not in str(error.value) and not (tmp_path / "clisp").exists()
 
 
+def test_no_name_is_not_the_folder_one_is_in():
+    with pytest.raises(ValueError, match="--data is empty"):
+        load("", "train")
+
+
 def test_the_scripts_folder_and_an_empty_one_get_the_toy_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(SPLITS, "val", 1)

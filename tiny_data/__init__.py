@@ -100,6 +100,8 @@ def load(data, split, n_videos=0, min_frames=20):
     every script holds out the same clips, however long it wants them.
     Raises ValueError with one line when the folder is not there or holds neither, or a split no clip that is long enough.
     """
+    if data == "":                                                            # Path("") is the folder that one happens to be in
+        raise ValueError("--data is empty: name a folder")
     data = Path(data)
     if not data.exists() and data != HOME and not n_videos:            # a mistyped name
         raise ValueError(f"no folder {str(data)!r}: name one of video clips, or make the toy set there (python -m tiny_data --out {data})")
