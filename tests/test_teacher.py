@@ -1,4 +1,5 @@
 import contextlib
+import json
 import math
 from copy import deepcopy
 from dataclasses import replace
@@ -167,7 +168,7 @@ def test_shapes_that_do_not_fit_are_named(unet):
 
 # ---- training
 
-SMALL = dict(data="data", videos=1, autoencoder="ae.pt", steps=4, short_steps=1, batch=2, frames=8, channels=16, warmup=1, sound_steps=2, log_every=1, save_every=2, sample_every=9)
+SMALL = dict(data="data", videos=1, autoencoder="ae.pt", steps=4, short_steps=1, batch=2, frames=8, channels=16, warmup=2, sound_steps=2, log_every=1, save_every=2, sample_every=9)
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +213,11 @@ def test_the_network_is_asked_about_noised_clips_with_what_is_left_of_their_cond
 
 def test_the_moving_average_counts_the_steps(whole):
     assert [(step, decay) for *_, step, decay in whole.update_ema] == [(step, WHOLE.ema) for step in range(WHOLE.steps)]
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine(workplace, whole):
+    rates = [row["lr"] for row in map(json.loads, open("a/log.jsonl")) if "lr" in row]
+    assert_close(rates, [WHOLE.lr * share for share in (0.5, 1, 1, 0.5)])                             # two steps of warm-up, then cosine_decay at 0 and ½
 
 
 def test_a_portrait_is_dropped_with_its_sound_and_more_sounds_alone(whole):
