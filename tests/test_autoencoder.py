@@ -1,4 +1,6 @@
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +8,9 @@ import torch
 from torch.testing import assert_close
 
 import autoencoder
+import tiny_data
 from autoencoder import AutoEncoder, change_loss, load_autoencoder, mouth_box, psnr, reconstruction_loss, to_pixels, to_uint8, validate
+from helpers import spy
 from tiny_data import Videos, make_video
 from tiny_data.faces import MOTION, identity, render
 
@@ -87,6 +91,23 @@ def test_resume_equals_no_interruption_in_both_phases_and_the_second_keeps_the_l
     z = given.encode(x)
     assert_close(later.encode(x), z, rtol=0, atol=0)
     assert (later.decode(z) - given.decode(z)).abs().max() > 0
+
+
+def test_each_phase_minimises_what_it_says_the_second_on_pairs_of_neighbours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = autoencoder.Config(data="data", videos=2, steps=2, decoder_steps=2, batch=4, gradient=0.5, change=0.2, log_every=1, save_every=9, out="a", weights="a.pt")
+    sharp, steady = [], []
+    given, pairs = spy(monkeypatch, autoencoder, "reconstruction_loss", sharp), spy(monkeypatch, autoencoder, "change_loss", steady)
+    losses = lambda: [row["loss"] for row in map(json.loads, open("a/log.jsonl")) if "loss" in row]
+    autoencoder.train(cfg)
+    assert {gradient for *_, gradient in given} == {0.5} and len(steady) == 2
+    assert_close(noisy := losses(), [x.item() + 0.2 * y.item() for x, y in zip(sharp, [torch.zeros(()), torch.zeros(()), *steady])])
+    frames = tiny_data.load("data", "train", 2).frames
+    for _, x in pairs:
+        for a, b in to_uint8(x).reshape(2, 2, 64, 64, 3):
+            assert any((frames[i] == a).all() and (frames[i + 1] == b).all() for i in range(len(frames) - 1))
+    autoencoder.train(replace(cfg, noise=0.0))
+    assert losses()[0] != noisy[0]                                            # the decoder sees latents in noise
 
 
 @pytest.mark.parametrize("options, message", [(dict(batch=3), "even"), (dict(init="c.pt", decoder_steps=0), "nothing to do")])
