@@ -99,7 +99,8 @@ def test_each_phase_minimises_what_it_says_the_second_on_pairs_of_neighbours(tmp
     sharp, steady = [], []
     given, pairs = spy(monkeypatch, autoencoder, "reconstruction_loss", sharp), spy(monkeypatch, autoencoder, "change_loss", steady)
     losses = lambda: [row["loss"] for row in map(json.loads, open("a/log.jsonl")) if "loss" in row]
-    autoencoder.train(cfg)
+    model = autoencoder.train(cfg)
+    assert (model.mean != 0).all() and (model.std != 1).all()                 # the latents' statistics were followed
     assert {gradient for *_, gradient in given} == {0.5} and len(steady) == 2
     assert_close(noisy := losses(), [x.item() + 0.2 * y.item() for x, y in zip(sharp, [torch.zeros(()), torch.zeros(()), *steady])])
     frames = tiny_data.load("data", "train", 2).frames
