@@ -342,7 +342,7 @@ def test_each_phase_starts_with_fresh_optimisers(workplace, whole):
 
 def test_every_iteration_has_its_phases_timesteps(whole):
     assert [call[:4] for call in whole.draw_last] == [(before, n, max(i, 0), WHOLE.curriculum) for before, n, i in PLAN]
-    for call, (student, _, _, taus, _) in zip(whole.draw_last, whole.rollout):
+    for call, (_, _, _, taus, _) in zip(whole.draw_last, whole.rollout):
         n, k = call[1:3]
         wanted = warm_timesteps(n, k, WHOLE.curriculum, draw_last(*call))
         assert len(taus) == len(wanted) and all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(taus, wanted))
@@ -389,12 +389,12 @@ def test_both_players_minimise_their_weighted_sums(whole):
 
 def test_an_iteration_penalises_one_of_the_samples_three_times_as_hard(whole):
     which = []
-    for (_, xt, t, value, cond, sigma, n), asked, values, (_, eps, _), row in zip(
-            whole.penalty, by_iteration(whole.asked[2 * WHOLE.listen:]), by_iteration(whole.values[2 * WHOLE.listen:]), whole.add_noise[WHOLE.listen:], whole.rows):
+    asked_values = zip(by_iteration(whole.asked[2 * WHOLE.listen:]), by_iteration(whole.values[2 * WHOLE.listen:]))
+    for (_, xt, t, value, cond, sigma, n), (asked, values), noised, row in zip(whole.penalty, asked_values, by_iteration(whole.add_noise[WHOLE.listen:]), whole.rows):
         which.append(next(i for i in range(3) if value is values[i]))         # x0, x̂0 or x_ref
         _, xt_asked, t_asked, cond_asked = asked[which[-1]]
         assert torch.equal(xt, xt_asked) and t is t_asked and cond is cond_asked and sigma == WHOLE.sigma and abs(n.std() - 1) < 0.05
-        assert (n != eps).any()
+        assert (n != noised[0][1]).any()                                      # not the noise in front of D
         assert_close(row["penalty"], 3 * WHOLE.penalty * (value - values[3]).square().mean().item())
     assert set(which) == {0, 1, 2}
 
