@@ -11,7 +11,7 @@ teacher samples; so does shaped noise (diffusion.shape_noise): ε almost as the 
 faces move.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
-    python distill_stage1.py --bf16              11 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
+    python distill_stage1.py --bf16              14 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
     python distill_stage1.py --bf16 --target-steps 1 --steps 400 --sample-smooth 3 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
@@ -47,7 +47,7 @@ class Config:
     lr: float = 1e-4             # peak learning rate of the student (AdamW)
     fake_lr: float = 2e-4        # of the fake score
     warmup: int = 20             # student updates of linear warm-up, while both rates already fall to zero along a cosine
-    ema: float = 0.99            # largest decay of the moving average, which is what is shipped; after n updates it is (1 + n) / (10 + n) at most
+    ema: float = 0.99            # upper limit of the moving average's decay, which is (1 + n) / (10 + n) after n updates: 0.97 at the end of the default run; the average is what is shipped
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
     sample_every: int = 100      # iterations between looks: lip-sync, spread, contact sheet
@@ -64,7 +64,7 @@ class Config:
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     directions: int = 256        # ablation: in how many directions, those in which faces move most; 0 = in all, as in the paper
     sample_smooth: float = 3.25  # ablation: ℓ when sampling, unless smooth is 0: longer brings calmer clips, nearer to true ones, and fewer blinks
-    sample_directions: int = 128 # ablation: at most so many when sampling, a truncation: steadier pictures, hardly calmer heads
+    sample_directions: int = 128 # ablation: at most so many when sampling, 0 = as trained, a truncation: steadier pictures, hardly calmer heads
     score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: about as the teacher is sampled; 0 = as in the paper
     score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
@@ -180,7 +180,7 @@ def sampling_settings(made):
     if settings.get("smooth") and "sample_smooth" in made:
         settings["smooth"] = made["sample_smooth"]
     if "sample_directions" in made:
-        settings["directions"] = min(settings["directions"], made["sample_directions"])
+        settings["directions"] = min(settings["directions"], made["sample_directions"] or settings["directions"])      # 0: as it was trained
     return settings
 
 
@@ -194,7 +194,7 @@ load_stage1 = partial(load_teacher, kind="stage1")
 
 def look(sampler, clips, autoencoder, reader, motion):
     """How well sampler(cond, noise) -> x0 speaks on held-out clips -> dict: jaw, width and rounding correlation, head's spread and frame-to-frame
-    change over the data's, mean colour shift in levels of 255. The noise is always the same."""
+    change over those of the true clips after the autoencoder, mean colour shift in levels of 255. The noise is always the same."""
     x0, cond = preview(clips, 16)
     generator = torch.Generator().manual_seed(0)
     x = sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device))

@@ -48,7 +48,7 @@ class Config:
     lr: float = 6e-5             # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump less far
     warmup: int = 10             # student updates of linear warm-up in each phase, times a cosine that falls to zero over the phase
     disc_lr: float = 5e-4        # of the discriminator
-    ema: float = 0.99            # largest decay of the moving average, which is what is shipped; after n updates it is (1 + n) / (10 + n) at most
+    ema: float = 0.99            # upper limit of the moving average's decay, which is (1 + n) / (10 + n) after n updates: 0.97 at the end of the default run; the average is what is shipped
     log_every: int = 10          # iterations
     save_every: int = 50         # iterations between checkpoints
     sample_every: int = 100      # iterations between looks: lip-sync, spread, contact sheet
@@ -63,7 +63,7 @@ class Config:
     mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
     directions: int = 256        # ablation: in how many of the 4-step student's directions, those in which faces move most; 0 = in all, as in the paper
     sample_smooth: float = 2.0   # ablation: ℓ when sampling, unless smooth is 0: shorter brings more blinks, and clips farther from true ones
-    sample_directions: int = 128 # ablation: at most so many when sampling, a truncation: steadier pictures, hair and glasses smear less, calmer heads
+    sample_directions: int = 128 # ablation: at most so many when sampling, 0 = as trained, a truncation: steadier pictures, hair and glasses smear less, calmer heads
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
     wrong_sound: float = 1.0     # ablation: λ_ws, real clips with their own sound above the same with another clip's; 0 = none, as in the paper
@@ -94,7 +94,7 @@ def draw_last(before, n, i, warm, u):
     """Progressive timestep sampling: the last timestep at student update i (from 0) of phase N. TurboTalk, stage 2.
 
     Uniform, u in [0, 1), over a gap that begins at the last one of the phase before, T / before, and opens linearly towards the new one, T / N:
-    by (i + 1) / warm of the way. After `warm` updates it is T / N. u (B,) -> (B,) timesteps. before = N + 1, or 4 when phases are left out.
+    by (i + 1) / W of the way, W = warm: T / before + u (i + 1) / W (T / N − T / before) for i < W. From then on it is T / N. u (B,) -> (B,) timesteps. before = N + 1, or 4 when phases are left out.
     """
     old, new = T / before, T / n
     return torch.full_like(u, new) if i >= warm else old + u * (i + 1) / warm * (new - old)
@@ -316,9 +316,10 @@ def train(cfg, resume=False):
             log(step + 1, phase=n, **mean_rows(rows))
             rows = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == len(plan):       # sample
-            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [student_sampler(ema, asdict(cfg), steps=n), refer], held_out, autoencoder)
+            sampler = student_sampler(ema, asdict(cfg), steps=n, renoise=made.get("renoise", "fresh"))
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler, refer], held_out, autoencoder)
             if judge:
-                log(step + 1, phase=n, **look(student_sampler(ema, asdict(cfg), steps=n), held_out, autoencoder, *judge))
+                log(step + 1, phase=n, **look(sampler, held_out, autoencoder, *judge))
         if (step + 1) % cfg.save_every == 0 or step + 1 == len(plan):         # save
             save_training(cfg, "stage2", step + 1, generator, ship=n == 1 and learn, **parts)     # before that it is no one-step model
     return ema

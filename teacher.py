@@ -6,7 +6,7 @@
 
 The network, its sampler and its training; one equation, one function, in diffusion.py.
 
-    python teacher.py --bf16                 52 to 75 minutes on two CPU cores (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
+    python teacher.py --bf16                 52 to 81 minutes on two CPU cores (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
     python teacher.py --smoke                everything at toy size in seconds (after python autoencoder.py --smoke)
 Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt, contact sheets.
 

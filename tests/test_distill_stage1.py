@@ -254,6 +254,7 @@ def test_a_student_is_sampled_as_it_was_trained_or_with_noise_of_another_length_
     less = lambda **made: sampling_settings(dict(sample_smooth=2.5, sample_directions=64) | made)
     assert less(smooth=3.0, directions=256) == dict(smooth=2.5, directions=64)
     assert less(smooth=1.0, directions=32) == dict(smooth=2.5, directions=32)
+    assert less(smooth=1.0, directions=32, sample_directions=0) == dict(smooth=2.5, directions=32)
     assert less(smooth=0.0, directions=0) == dict(smooth=0.0, directions=0)                       # the paper's noise stays the paper's
 
 
@@ -428,10 +429,19 @@ def test_both_rates_fall_along_a_cosine_and_the_student_warms_up(whole):
     assert_close([rate for *_, rate, _ in whole.update], [rate for _, rate in wanted])
 
 
-def test_bfloat16_trains_every_network(workplace, usual):
-    other = stage1.train(replace(BASE, bf16=True))
-    assert any((a != b).any() for a, b in zip(usual.parameters(), other.parameters()))
-    assert all(p.isfinite().all() for p in other.parameters())
+def test_bfloat16_trains_every_network(workplace, monkeypatch):
+    calls = spy(monkeypatch, stage1, "update")
+    ema, start = stage1.train(replace(BASE, bf16=True)), teacher.load_teacher("teacher.pt")[0]
+    for name in ("student", "fake score"):
+        network = next(network for _, who, network, *_ in calls if who == name)
+        assert not [key for (key, p), q in zip(network.named_parameters(), start.parameters()) if p.requires_grad and torch.equal(p, q)]
+    assert all(p.isfinite().all() for p in ema.parameters())
+
+
+def test_nobody_trains_the_listener(whole, folder):
+    given = teacher.load_teacher(folder / "teacher.pt")[0].audio.state_dict()
+    for network in [whole.ema, *(network for _, _, network, *_ in whole.update)]:
+        assert all(torch.equal(a, given[key]) for key, a in network.audio.state_dict().items())
 
 
 def test_the_student_starts_as_the_teacher_and_random_is_random(workplace):

@@ -416,7 +416,16 @@ def test_the_reference_is_the_student_of_stage_1_with_the_noise_of_its_training_
     (reference, given), *others = whole.sampled
     assert given == dict(smooth=3.0)                                          # not the 2.0 that it is sampled with
     assert all(torch.equal(a, b) for a, b in zip(reference.parameters(), stage2.load_stage1("stage1.pt")[0].parameters()))
-    assert all(model is whole.ema for model, _ in others)                     # the contact sheet's
+    assert others == [(whole.ema, dict(steps=1, renoise="fresh"))] * len(others) and others      # the contact sheet's
+
+
+def test_nobody_trains_the_listener_and_a_random_discriminator_has_it_too(workplace, whole):
+    given = stage2.load_stage1("stage1.pt")[0].audio.state_dict()
+    stage2.train(replace(BASE, disc_init="random", out="random", weights="random.pt"))
+    for run in ("whole", "random"):
+        saved = torch.load(f"{run}/last.pt", weights_only=True)
+        for name, before in (("student", "audio."), ("ema", "audio."), ("disc", "unet.audio."), ("start", "unet.audio.")):
+            assert all(torch.equal(saved[name][before + key], p) for key, p in given.items())
 
 
 def test_the_moving_average_counts_the_students_updates(whole):
