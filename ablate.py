@@ -29,8 +29,6 @@ VARIANTS = {  # what differs from the Config of distill_stage2.py
     "no_self_compare": dict(self_compare=0.0),
     "no_curriculum": dict(curriculum=0),
     "no_progression": dict(progressive=False),
-    "independent_noise": dict(smooth=0.0, mouth_noise=1.0, directions=0),
-    "all_directions": dict(directions=0),
     "hinge": dict(gan="hinge"),
     "vanilla": dict(gan="vanilla"),
     "clean_disc": dict(disc_noise=0.0),

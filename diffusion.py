@@ -2,8 +2,8 @@
 
     x_t = α_t x0 + σ_t ε,    v = α_t ε − σ_t x0,    α_t = cos(πt / 2T),  σ_t = sin(πt / 2T)
     x̂0 = α_t x_t − σ_t v̂,    ε̂ = σ_t x_t + α_t v̂               (v̂: the network's answer, or v_g where it is guided)
-    x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from x_T = shape_noise(ε) down to t = 0)
-    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]      (guidance, 3 branches; s_audio grows as t falls at the mouth, and is 1 elsewhere)
+    x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from x_T = ε down to t = 0)
+    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]      (guidance, 3 branches)
     L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames that are to be generated; in the teacher's, mouth and eyes weigh more
 
 c is a latents.Cond (portrait, sound, context), ∅ the same with portrait and sound dropped.
@@ -12,8 +12,7 @@ Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), T diff
 import torch
 
 T = 1000
-MOUTH = slice(4, 7), slice(2, 6)       # latent rows and columns in which the mouth lies, whatever the head does
-FACE = slice(3, 7), slice(2, 6)        # and with the eyes, which are the row above it
+FACE = slice(3, 7), slice(2, 6)        # latent rows and columns in which eyes and mouth lie, whatever the head does
 
 
 def alpha_sigma(t, ndim=5):
@@ -67,49 +66,12 @@ def trailing_timesteps(steps):
     return [T * (steps - i) / steps for i in range(steps + 1)]
 
 
-def shape_noise(eps, smooth, mouth_noise, motion=None):
-    """A sampler's ε -> ε', alike over ℓ = smooth frames, only where faces move, mouth_noise times as strong at the mouth. (B, F, C, H, W).
-    (0, 1) leaves ε as it is.
-
-    Alike: ε' = A ε over the frames, A Aᵀ = K, K_fg = exp(−(f − g)² / 2ℓ²): a Gaussian process (Rasmussen & Williams, eq. 4.9), N(0, I) in
-    every frame as before. What moves a head is smooth, and slow noise decides slow motion (FreeInit, 2312.07537; frames share noise in PYoCo, too,
-    2305.10474). A = √K is symmetric: no frame is special.
-    Where faces move: every frame's ε' = Vᵀ V ε, with V = motion (k, C H W), orthonormal rows (distill_stage1.motion_directions), None for all: noise
-    of k of the C H W dimensions, no longer N(0, I).
-    The mouth's places get mouth_noise · ε. Noise is what a sample has beyond its condition: there the sound decides, and noise only shakes the
-    lips. (Less noise, less variety, better samples: the truncation trick of BigGAN, 1809.11096, here in one place only.)
-    """
-    shaped = eps.clone()
-    with torch.autocast(eps.device.type, enabled=False):                       # noise stays exact under --bf16
-        if smooth:
-            f = torch.arange(eps.shape[1], dtype=torch.float64)
-            values, vectors = torch.linalg.eigh(torch.exp(-(f[:, None] - f) ** 2 / (2 * smooth ** 2)))
-            root = vectors * values.clamp_min(0).sqrt() @ vectors.T            # rounding makes the smallest eigenvalues negative
-            shaped = torch.einsum("fg,bgchw->bfchw", root.to(eps), shaped)
-        if motion is not None:
-            shaped = (shaped.flatten(2) @ motion.T @ motion).view_as(eps)
-    shaped[..., *MOUTH] = mouth_noise * eps[..., *MOUTH]
-    return shaped
-
-
 def guide(v_none, v_ref, v_full, s_ref, s_audio):
     """v_g = v(∅) + s_ref [v(ref) − v(∅)] + s_audio [v(ref, audio) − v(ref)]; scales of 1 give v(ref, audio).
 
     Classifier-free guidance (2207.12598) for two conditions, as in InstructPix2Pix (2211.09800), eq. 3. Scales: numbers, or tensors that broadcast.
     """
     return v_none + s_ref * (v_ref - v_none) + s_audio * (v_full - v_ref)
-
-
-def mouth_guidance(s_audio, t):
-    """s_audio -> its scale at every place (B, 1, 1, 8, 8) at t (B,): 1 + 2 (s_audio − 1) (1 − t / T) at the mouth, 1 elsewhere.
-
-    Guidance gives up variety for what the condition decides. The sound decides the lips alone: elsewhere it would only calm the head. And it is
-    worth most when little noise is left, so its scale grows as t falls; the mean over t is s_audio (Wang et al., 2404.13040). A sampler of few steps
-    stays below that mean: in one step, at T, the scale is 1.
-    """
-    scale = torch.ones(len(t), 1, 1, 8, 8, device=t.device)
-    scale[..., *MOUTH] = (1 + 2 * (s_audio - 1) * (1 - t / T)).view(-1, 1, 1, 1, 1)
-    return scale
 
 
 def v_loss(v_hat, v, mask, face=1.0):

@@ -1,19 +1,17 @@
 """Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
 
-    x_T = ε',   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, 3T/4, T/2, T/4      (the student's sampler, each time a fresh ε')
+    x_T = ε,   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4      (the student's sampler, each time a fresh ε)
     g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 + σ_t ε,   t ~ U[0.02 T, 0.98 T]
     L_DMD  = ½ mean (x̂0 − stopgrad(x̂0 − g))²                                    (so ∂L/∂x̂0 = g / n, n free numbers in x̂0)
     L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
 
 x0_real is the frozen teacher with guidance; x0_fake a copy of it that is trained, several times per student update, to denoise what the student
-makes now. In DMD itself g vanishes where the student's samples are distributed as the teacher's. Guidance bends that aim, as it does when the
-teacher samples; so does shaped noise (diffusion.shape_noise): ε almost as the teacher's x_T, ε' the student's, which also keeps to the directions in which
-faces move.
+makes now. g vanishes where the student's samples are distributed as the teacher's, but for guidance, which bends that aim as it does when the teacher samples.
 Sources: DMD 2311.18828, DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
 
     python distill_stage1.py --bf16              14 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
     python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
-    python distill_stage1.py --bf16 --target-steps 1 --steps 400 --sample-smooth 3 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
+    python distill_stage1.py --bf16 --target-steps 1 --steps 400 --out out/direct1 --weights checkpoints/direct1.pt      the baseline "direct to 1"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
 """
 from copy import deepcopy
@@ -27,7 +25,8 @@ from torch import nn
 import metrics
 from autoencoder import load_autoencoder
 from common import Log, check_finite, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from diffusion import MOUTH, T, add_noise, eps_from_v, shape_noise, trailing_timesteps, v_loss, v_target, x0_from_v
+from departures import audio_scale, check_recipe, draw_noise, motion_basis
+from diffusion import T, add_noise, eps_from_v, trailing_timesteps, v_loss, v_target, x0_from_v
 from latents import contact_sheet, load_clips, preview
 from teacher import UNet, guided_v, hold_context, load_teacher, trainable
 
@@ -41,6 +40,7 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # the real score, and where student and fake score start
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
+    recipe: str = ""             # plain = the method, toy = with departures.py; "" = the teacher's
     steps: int = 250             # iterations: one student update and several of the fake score each
     warm_fake: int = 20          # the first of them, in which the fake score learns alone
     batch: int = 8               # clips per iteration
@@ -58,15 +58,7 @@ class Config:
     fake_updates: int = 3        # ablation: fake-score updates per student update, on the samples that the student has just made
     s_ref: float = 1.0           # ablation: guidance of the real score, portrait; more than 1 calms the head
     s_audio: float = 2.0         # ablation: guidance of the real score, sound (both 1: none)
-    plain_guidance: bool = False # ablation: the sound's scale is the same at every place and t, as in the paper
     simulate: str = "backward"   # ablation: the student's inputs: backward = from its own sampler, data = noised real clips
-    smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
-    mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
-    directions: int = 256        # ablation: in how many directions, those in which faces move most; 0 = in all, as in the paper
-    sample_smooth: float = 3.25  # ablation: ℓ when sampling, unless smooth is 0: longer brings calmer clips, nearer to true ones, and fewer blinks
-    sample_directions: int = 128 # ablation: at most so many when sampling, 0 = as trained, a truncation: steadier pictures, hardly calmer heads
-    score_smooth: float = 0.7    # ablation: as smooth, for the noise in which the scores are compared: about as the teacher is sampled; 0 = as in the paper
-    score_mouth: float = 0.0     # ablation: as mouth_noise, for that noise: as the teacher is sampled; 1 = as in the paper
     renoise: str = "fresh"       # ablation: between its steps: fresh noise, or ddim (its own ε̂)
     t_min: float = 0.02          # ablation: scores are compared at t between t_min T
     t_max: float = 0.98          # ablation: and t_max T
@@ -109,33 +101,6 @@ def rollout(student, cond, noise, taus, renoise="fresh"):
         xt = add_noise(x0_hat, eps, s)
 
 
-def motion_directions(latents, starts, count):
-    """The principal directions in which the frames of a video leave their mean, the mouth's places aside -> (count, C H W), orthonormal rows.
-
-    latents (N, C, H, W), of which starts[i]:starts[i + 1] are one video's. When a head turns, hundreds of a frame's numbers change, but together: the
-    first 256 of 1024 directions hold 98 % of the toy faces' variance. Noise in the others cannot become motion; a part of it passes through a sampler
-    of few steps, and flickers. Raises ValueError for more directions than there are.
-    """
-    if count > latents[0].numel():
-        raise ValueError(f"--directions {count}: a frame has {latents[0].numel()} numbers, so there are no more")
-    scatter = 0
-    for a, b in zip(starts, starts[1:]):
-        x = latents[a:b:4].to(torch.float64, copy=True)                       # every fourth frame: neighbours say almost the same
-        x[..., *MOUTH] = 0
-        x = (x - x.mean(0)).flatten(1)
-        scatter = scatter + x.T @ x
-    return torch.linalg.eigh(scatter)[1].flip(1).T[:count].float().contiguous()
-
-
-def kept_directions(student, count):
-    """The first `count` of the student's motion directions, None for 0. Raises ValueError where it has fewer."""
-    if not count:
-        return None
-    if student.motion is None or count > len(student.motion):
-        raise ValueError(f"--directions {count}: this student was trained with {0 if student.motion is None else len(student.motion)}")
-    return student.motion[:count]
-
-
 def dmd_gradient(x0_fake, x0_real, x0_hat, mask):
     """g = (x0_fake − x0_real) / mean |x̂0 − x0_real|, the mean per clip and over its free frames. DMD, 2311.18828.
 
@@ -153,9 +118,9 @@ def dmd_loss(x0_hat, g, mask):
     return 0.5 * v_loss(x0_hat, target, mask)                                 # v_loss is a masked mean square, here of x̂0
 
 
-def real_score(teacher, xt, t, cond, s_ref, s_audio, plain=False):
+def real_score(teacher, xt, t, cond, s_ref, s_audio):
     """x0_real: what the guided teacher takes x_t for. 3 evaluations, 2 with s_ref = 1, or 1 with both scales at 1."""
-    return x0_from_v(xt, guided_v(teacher, xt, t, cond, s_ref, s_audio, plain), t)
+    return x0_from_v(xt, guided_v(teacher, xt, t, cond, s_ref, s_audio), t)
 
 
 def fake_loss(fake, x0_hat, cond, t, eps):
@@ -166,27 +131,18 @@ def fake_loss(fake, x0_hat, cond, t, eps):
 
 # ---------------------------------------------------------------- the student as a model
 
-def few_step_sample(student, cond, noise, steps=4, renoise="fresh", smooth=0.0, mouth_noise=1.0, directions=0):
-    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε, of which shape_noise makes the student's."""
-    motion = kept_directions(student, directions)
+def few_step_sample(student, cond, noise, steps=4, renoise="fresh"):
+    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε."""
     with torch.no_grad():
-        return rollout(student, cond, lambda: shape_noise(noise(), smooth, mouth_noise, motion), trailing_timesteps(steps)[:-1], renoise)
+        return rollout(student, cond, noise, trailing_timesteps(steps)[:-1], renoise)
 
 
-def sampling_settings(made):
-    """A student's Config as a dict, of stage 1 or 2 -> the settings of few_step_sample that it is sampled with, as far as they are in it: as it was
-    trained, but for sample_smooth and, where they are fewer, sample_directions. The paper's noise (smooth = 0, directions = 0) stays the paper's."""
-    settings = {key.replace("target_", ""): made[key] for key in ("target_steps", "renoise", "smooth", "mouth_noise", "directions") if key in made}
-    if settings.get("smooth") and "sample_smooth" in made:
-        settings["smooth"] = made["sample_smooth"]
-    if "sample_directions" in made:
-        settings["directions"] = min(settings["directions"], made["sample_directions"] or settings["directions"])      # 0: as it was trained
-    return settings
-
-
-def student_sampler(student, made, **given):
-    """-> sampler(cond, noise) -> x0, with sampling_settings(made) where `given`, settings of few_step_sample, says nothing else."""
-    return lambda cond, noise: few_step_sample(student, cond, noise, **sampling_settings(made) | given)
+def student_sampler(student, made, whose=None, **given):
+    """-> sampler(cond, noise) -> x0 of a student whose Config as a dict, of stage 1 or 2, is `made`. given: settings of few_step_sample instead of its own.
+    whose: departures.NOISE, None = that of the student as it is used."""
+    settings = dict(steps=made.get("target_steps", 1), renoise=made.get("renoise", "fresh")) | given
+    whose = whose or ("stage2" if "target_steps" not in made else "direct1" if made["target_steps"] == 1 else "stage1")
+    return lambda cond, noise: few_step_sample(student, cond, draw_noise(made.get("recipe", "toy"), whose, noise, student.motion), **settings)
 
 
 load_stage1 = partial(load_teacher, kind="stage1")
@@ -213,14 +169,9 @@ def inherit(cfg, made):
     size = {k: made[k] for k in ("channels", "frames", "context")}
     if other := [k for k, v in size.items() if getattr(cfg, k) not in (0, v)]:
         raise ValueError(f"--{other[0]} {getattr(cfg, other[0])}: the network to start from has {size[other[0]]}; leave the option out")
+    size["recipe"] = cfg.recipe or made.get("recipe", "toy")                    # the first weights did not say: they are toy's
+    check_recipe(size["recipe"])
     return replace(cfg, **size)
-
-
-def check_noise(cfg, *names):
-    """Raises ValueError if one of cfg's settings of shape_noise makes no sense."""
-    for name in names:
-        if not getattr(cfg, name) >= 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(cfg, name)}")
 
 
 def material(cfg, autoencoder, device):
@@ -253,7 +204,6 @@ def train(cfg, resume=False):
     for name, allowed in dict(simulate=("backward", "data"), renoise=("fresh", "ddim"), init=("teacher", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {getattr(cfg, name)!r}")
-    check_noise(cfg, "smooth", "sample_smooth", "mouth_noise", "score_smooth", "score_mouth")
     if not (0 <= cfg.t_min < cfg.t_max <= 1 and cfg.target_steps >= 1):
         raise ValueError(f"0 <= --t-min < --t-max <= 1 and --target-steps >= 1 are wanted, got {cfg.t_min}, {cfg.t_max} and {cfg.target_steps}")
 
@@ -272,9 +222,10 @@ def train(cfg, resume=False):
     fake = trainable(deepcopy(teacher))
     student = trainable(deepcopy(teacher) if cfg.init == "teacher" else UNet(cfg.channels).to(device, memory_format=torch.channels_last))
     student.audio.load_state_dict(teacher.audio.state_dict())                 # a random student too has the teacher's listener
-    student.motion = motion_directions(clips.latents, clips.starts, cfg.directions).to(device) if cfg.directions else None
+    basis = motion_basis(clips.latents, clips.starts, cfg.recipe)
+    student.motion = None if basis is None else basis.to(device)
     ema = deepcopy(student).eval().requires_grad_(False)
-    taus = trailing_timesteps(cfg.target_steps)[:-1]
+    taus, scale = trailing_timesteps(cfg.target_steps)[:-1], audio_scale(cfg.recipe, cfg.s_audio)
 
     # 4 optimisers
     optimiser, fake_optimiser = adam(student, cfg.lr), adam(fake, cfg.fake_lr)
@@ -288,7 +239,7 @@ def train(cfg, resume=False):
         return torch.randn(like.shape, generator=generator).to(device)
 
     def score_noise(like):
-        return shape_noise(noise(like), cfg.score_smooth, cfg.score_mouth)
+        return draw_noise(cfg.recipe, "score", lambda: noise(like))()
 
     def uniform():
         return torch.rand(cfg.batch, generator=generator).to(device)          # (B,) in [0, 1)
@@ -297,7 +248,7 @@ def train(cfg, resume=False):
         """The condition of a batch, and the student's answer to it after k of its steps, k drawn."""
         real, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)
         k = int(torch.randint(cfg.target_steps, (), generator=generator)) + 1
-        own = lambda: shape_noise(noise(real), cfg.smooth, cfg.mouth_noise, student.motion)
+        own = draw_noise(cfg.recipe, "student", lambda: noise(real), student.motion)
         if cfg.simulate == "backward":
             return cond, rollout(student, cond, own, taus[:k], cfg.renoise)
         t = torch.full((cfg.batch,), taus[k - 1], device=device)              # ablation: inputs that sampling never meets
@@ -317,7 +268,7 @@ def train(cfg, resume=False):
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16), torch.no_grad():
                 t = T * (cfg.t_min + (cfg.t_max - cfg.t_min) * uniform())
                 xt = add_noise(x0_hat, score_noise(x0_hat), t)
-                x0_real = real_score(teacher, xt, t, cond, cfg.s_ref, cfg.s_audio, cfg.plain_guidance)
+                x0_real = real_score(teacher, xt, t, cond, cfg.s_ref, scale)
                 g = dmd_gradient(x0_from_v(xt, fake(xt, t, cond), t), x0_real, x0_hat, cond.mask)
             lr = cfg.lr * decay * min(1, (step - cfg.warm_fake + 1) / max(1, cfg.warmup))
             row |= dict(g=g.abs().mean().item(), gradient=update(step, "student", student, optimiser, lr, dmd_loss(x0_hat, g, cond.mask)))

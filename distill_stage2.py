@@ -1,7 +1,6 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
     x̂0 = the student's sampler with N steps, gradient only through the last            (N = 3, 2, 1: the phases)
-    ε' = Vᵀ V √K ε,   K_fg = exp(−(f − g)² / 2ℓ²)             (the student's noise; V: directions in which faces move; none at the mouth)
     L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + λ_ws softplus(−(D(x0, c) − D(x0, c'))) + λ [R(x0) + R(x̂0) + R(x_ref)]
     L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
     R(x) = mean (D(x_t) − D(x_t + σ_p n))²                                             (gradient penalties by finite noise: R1, R2, R3)
@@ -29,8 +28,9 @@ from torch import nn
 
 from autoencoder import load_autoencoder
 from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from diffusion import T, add_noise, shape_noise, trailing_timesteps
-from distill_stage1 import adam, check_noise, inherit, kept_directions, load_stage1, look, material, rollout, student_sampler, update
+from departures import draw_noise
+from diffusion import T, add_noise, trailing_timesteps
+from distill_stage1 import adam, inherit, load_stage1, look, material, rollout, student_sampler, update
 from latents import contact_sheet
 from teacher import UNet, hold_context, load_teacher, trainable
 
@@ -44,6 +44,7 @@ class Config:
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
     metrics: str = "checkpoints/metrics.pt"  # the reader, which looks at the student now and then; "" = don't
+    recipe: str = ""             # plain = the method, toy = with departures.py; "" = the 4-step student's
     batch: int = 8               # clips per iteration
     lr: float = 6e-5             # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump less far
     warmup: int = 10             # student updates of linear warm-up in each phase, times a cosine that falls to zero over the phase
@@ -59,11 +60,6 @@ class Config:
     phase_steps: int = 20        # ablation: student updates in each of the phases 3 and 2
     last_steps: int = 300        # ablation: student updates in phase 1
     progressive: bool = True     # ablation: phases 3 and 2; without, phase 1 has all their updates
-    smooth: float = 3.0          # ablation: over how many frames ℓ the student's noise is alike; 0 = independent in every frame, as in the paper
-    mouth_noise: float = 0.0     # ablation: how strong it is at the mouth's places, where the sound decides; 1 = as elsewhere, as in the paper
-    directions: int = 256        # ablation: in how many of the 4-step student's directions, those in which faces move most; 0 = in all, as in the paper
-    sample_smooth: float = 2.0   # ablation: ℓ when sampling, unless smooth is 0: shorter brings more blinks, and clips farther from true ones
-    sample_directions: int = 128 # ablation: at most so many when sampling, 0 = as trained, a truncation: steadier pictures, hair and glasses smear less, calmer heads
     curriculum: int = 10         # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0    # ablation: λ_sc; 0 = without the self-compare objective, and so without R3
     wrong_sound: float = 1.0     # ablation: λ_ws, real clips with their own sound above the same with another clip's; 0 = none, as in the paper
@@ -222,7 +218,6 @@ def train(cfg, resume=False):
     for name, allowed in dict(gan=("relativistic", "hinge", "vanilla"), disc_init=("student", "random")).items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"--{name.replace('_', '-')} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {getattr(cfg, name)!r}")
-    check_noise(cfg, "smooth", "sample_smooth", "mouth_noise")
     if not 0 <= cfg.disc_noise <= 1:
         raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {cfg.disc_noise}")
     if cfg.batch < 2 and (cfg.wrong_sound or cfg.listen):
@@ -242,9 +237,8 @@ def train(cfg, resume=False):
     clips, held_out, judge = material(cfg, autoencoder, device)
 
     # 3 networks
-    refer = student_sampler(reference, made, smooth=made.get("smooth", 0.0))    # x_ref: as stage 1 is sampled, but with the ℓ of its training
+    refer = student_sampler(reference, made, "reference")
     student = trainable(deepcopy(reference))
-    student.motion = kept_directions(reference, cfg.directions)
     ema = deepcopy(student).eval().requires_grad_(False)
     disc = deepcopy(reference) if cfg.disc_init == "student" else UNet(cfg.channels).to(device, memory_format=torch.channels_last)
     disc.audio.load_state_dict(reference.audio.state_dict())                  # a random one too has the student's listener
@@ -275,7 +269,7 @@ def train(cfg, resume=False):
             optimiser.state.clear(), disc_optimiser.state.clear()
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate)            # batch
         noise = lambda: torch.randn(x0.shape, generator=generator).to(device)
-        own = lambda: shape_noise(noise(), cfg.smooth, cfg.mouth_noise, student.motion)         # the student's
+        own = draw_noise(cfg.recipe, "student", noise, student.motion)         # the student's
         last = draw_last(before, n, k, cfg.curriculum, torch.rand(cfg.batch, generator=generator)).to(device)
         t_disc, eps_disc = (cfg.disc_noise * T * torch.rand(cfg.batch, generator=generator)).to(device), noise()
         seen = lambda x: hold_context(add_noise(x, eps_disc, t_disc), cond)   # what D sees of a clip: in noise real and false ones overlap; context stays clean

@@ -33,7 +33,7 @@ from distill_stage1 import load_stage1, student_sampler
 from distill_stage2 import load_stage2
 from latents import Cond
 from sample import CHUNK, CONTEXT, generate_latents, load_to_sample, toy_portrait
-from teacher import NOISE, ddim_sample, load_teacher
+from teacher import load_teacher, teacher_sampler
 from tiny_data import FIRST_SEED, faces, speech
 
 AT_ONCE = 8              # videos that are generated together
@@ -88,10 +88,10 @@ def models(folder, device, bf16=False):
     """
     folder, rows = Path(folder), []
     if (folder / "teacher.pt").exists():
-        teacher, _ = load_to_sample(load_teacher, folder / "teacher.pt", device, bf16)    # a name of its own: the samplers look it up when they are called
-        ddim = lambda **settings: lambda cond, noise: ddim_sample(teacher, cond, noise(), **NOISE | settings)
+        teacher, made = load_to_sample(load_teacher, folder / "teacher.pt", device, bf16)
+        ddim = partial(teacher_sampler, teacher, made.get("recipe", "toy"))
         rows += [("teacher", 120, ddim(steps=40)),
-                 ("teacher_plain", 120, ddim(steps=40, s_audio=2, plain=True, smooth=0.0, mouth_noise=1.0)),   # x_T = ε and guidance as in the paper
+                 ("teacher_plain", 120, teacher_sampler(teacher, "plain")),
                  ("teacher_noguide", 40, ddim(steps=40, s_ref=1, s_audio=1)),
                  ("ddim4", 4, ddim(steps=4, s_ref=1, s_audio=1)), ("ddim4_guided", 12, ddim(steps=4)),
                  ("ddim2", 2, ddim(steps=2, s_ref=1, s_audio=1)), ("ddim2_guided", 6, ddim(steps=2)),

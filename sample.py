@@ -36,19 +36,20 @@ import tiny_data
 from audio_features import FPS, FRAME, ROWS, audio_windows, load_audio, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
-from distill_stage1 import few_step_sample, load_stage1, sampling_settings
+from departures import S_AUDIO
+from distill_stage1 import load_stage1, student_sampler
 from distill_stage2 import load_stage2
 from latents import Cond
-from teacher import NOISE, S_AUDIO, S_REF, STEPS, Config, ddim_sample, load_teacher
+from teacher import S_REF, Config, load_teacher, teacher_sampler
 from tiny_data import faces
 
 HERE = Path(__file__).resolve().parent
 CHUNK, CONTEXT = Config.frames, Config.context   # 16 frames that the network sees at once; 4 of these may be given by the chunk before
 CAPTION = 28     # pixels of the line under the pictures of --compare
-MODELS = {  # name: its loader, sampler(model, cond, noise, **settings) -> x0, the sampler's settings; weights: checkpoints/<name>.pt
-    "teacher": (load_teacher, lambda model, cond, noise, **k: ddim_sample(model, cond, noise(), **k), dict(steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, **NOISE)),
-    "stage1": (load_stage1, few_step_sample, dict(steps=4)),
-    "stage2": (load_stage2, few_step_sample, dict(steps=1)),
+MODELS = {  # name: its loader, sampler(model, its Config as a dict, **settings) -> sample(cond, noise) -> x0; weights: checkpoints/<name>.pt
+    "teacher": (load_teacher, lambda model, made, **k: teacher_sampler(model, made.get("recipe", "toy"), **k)),
+    "stage1": (load_stage1, student_sampler),
+    "stage2": (load_stage2, student_sampler),
 }
 
 
@@ -257,11 +258,7 @@ def parse_args(argv):
     parser.add_argument("--autoencoder", default=str(HERE / "checkpoints/autoencoder.pt"), help="the autoencoder's checkpoint")
     parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40, stage1 4, stage2 1)")
     parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help=f"of the portrait (default, teacher: {S_REF})")
-    parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help=f"of the sound, on average over t (default, teacher: {S_AUDIO})")
-    parser.add_argument("--plain-guidance", action="store_true", default=None, dest="plain", help="guide by the sound with the same scale everywhere and at every t, as in the paper (default: at the mouth alone, growing from 1 as noise falls)")
-    parser.add_argument("--smooth", type=number(float, 0, 100), metavar="FRAMES", help=f"over which the noise is alike, 0 = none (default: the student's --sample-smooth, or as trained; teacher {NOISE['smooth']})")
-    parser.add_argument("--mouth-noise", type=number(float, 0, 10), metavar="S", help=f"its strength at the mouth, 1 = as elsewhere (default: as trained; teacher {NOISE['mouth_noise']})")
-    parser.add_argument("--directions", type=number(int, 0, 1024), metavar="K", help="of motion that a student's noise keeps to, 0 = to none (default: the student's --sample-directions, or as trained)")
+    parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help=f"of the sound (default, teacher: {S_AUDIO['toy']})")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
     parser.add_argument("--size", type=even, default=256, metavar="PIXELS", help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)")
     parser.add_argument("--upscale", choices=["smooth", "nearest"], default="smooth", help="nearest shows the true pixels (default: smooth)")
@@ -284,18 +281,18 @@ def load_to_sample(loader, path, device, bf16=False):
 
 def make_sampler(name, args, device, evaluations):
     """A model of MODELS -> sample(cond, noise) -> x0; `evaluations` gathers the batch of every call: guidance is three in one."""
-    loader, sampler, settings = MODELS[name]
-    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio", "plain", "smooth", "mouth_noise", "directions") if getattr(args, k) is not None}
-    if "s_ref" not in settings and {"s_ref", "s_audio", "plain"} & given.keys():
-        raise ValueError(f"--model {name} has no guidance: leave --guidance-ref, --guidance-audio and --plain-guidance out")
-    if "s_ref" in settings and "directions" in given:
-        raise ValueError("--directions is a student's: leave it out")
+    loader, sampler = MODELS[name]
+    given = {k: getattr(args, k) for k in ("steps", "s_ref", "s_audio") if getattr(args, k) is not None}
+    if name != "teacher" and {"s_ref", "s_audio"} & given.keys():
+        raise ValueError(f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out")
     model, config = load_to_sample(loader, HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights, device, args.bf16)
     model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))
 
+    sampler = sampler(model, config, **given)
+
     def sample(cond, noise):
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-            return sampler(model, cond, noise, **{**settings, **sampling_settings(config), **given})
+            return sampler(cond, noise)
     return sample
 
 
@@ -304,8 +301,8 @@ def main(argv=None):
         args, seconds = parse_args(argv), Counter()
         names = [args.model or "stage2"]
         if args.compare:
-            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio, args.plain, args.smooth, args.mouth_noise, args.directions)):
-                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps, --guidance-..., --plain-guidance, --smooth, --mouth-noise and --directions out")
+            if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio)):
+                raise ValueError("--compare shows every model as it is: leave --model, --weights, --steps and --guidance-... out")
             names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
             if not names:
                 raise ValueError(f"no model's weights in {HERE / 'checkpoints'}: train them first (see README)")

@@ -2,7 +2,7 @@
 
     L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames to be generated; mouth and eyes weigh more (diffusion.v_loss)
     v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]         (guided_v, diffusion.guide)
-    x_T = shape_noise(ε), then 40 DDIM steps with v_g            (ddim_sample)
+    x_T = ε, then 40 DDIM steps with v_g                         (ddim_sample)
 
 The network, its sampler and its training; one equation, one function, in diffusion.py.
 
@@ -25,7 +25,8 @@ from torch import nn
 from audio_features import N_MELS, WINDOW
 from autoencoder import load_autoencoder
 from common import Log, Muon, check_finite, cosine_decay, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from diffusion import T, add_noise, ddim_step, guide, mouth_guidance, shape_noise, trailing_timesteps, v_loss, v_target
+from departures import NOISE, S_AUDIO, audio_scale, check_recipe, draw_noise
+from diffusion import T, add_noise, ddim_step, guide, trailing_timesteps, v_loss, v_target
 from latents import REF_GAP, cond_map, contact_sheet, drop, load_clips
 from listener import Listener, pretrain_sound
 
@@ -37,6 +38,7 @@ class Config:
     out: str = "out/teacher"     # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/teacher.pt"  # where the trained network goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
+    recipe: str = "toy"          # plain = the method, toy = with departures.py
     steps: int = 11000           # optimiser steps
     short_steps: int = 2000      # ablation: the first of them, which see four times as many clips of a quarter of the frames; 0 = none
     batch: int = 8               # clips per step
@@ -63,8 +65,7 @@ class Config:
 SMOKE = dict(videos=4, steps=6, short_steps=2, batch=2, channels=16, warmup=2, sound_steps=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
              weights="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", data="data/smoke")
 BLOCKS = ("down1", "down2", "mid1", "mid2", "up1", "up2")
-STEPS, S_REF, S_AUDIO = 40, 1.1, 2.25   # the teacher's sampler: 40 steps of 3 branches = 120 evaluations
-NOISE = dict(smooth=0.8, mouth_noise=0.0)         # and its x_T: shape_noise
+STEPS, S_REF = 40, 1.1                  # the teacher's sampler: 40 steps of 3 branches = 120 evaluations; departures.S_AUDIO is the sound's scale
 
 
 # ---------------------------------------------------------------- the network
@@ -122,7 +123,7 @@ class UNet(nn.Module):
     """v̂(x_t, t, c): (B, F, C, 8, 8), (B,), Cond -> (B, F, C, 8, 8). Two levels, 8 x 8 and 4 x 4.
 
     The portrait and the context frames join x_t as channels (with the context's mask), as is usual for image-to-video.
-    A student also carries `motion`, (directions, C H W): what its sampler's noise keeps to. The network itself does not use it.
+    A student also carries `motion`, (directions, C H W): departures.motion_basis. The network itself does not use it.
     Sound: each frame's window of 20 feature rows -> 5 tokens for cross-attention, and one vector that joins the time embedding.
     """
 
@@ -179,32 +180,37 @@ def hold_context(x, cond, eps=None, t=None):
     return mask * given + (1 - mask) * x
 
 
-def guided_v(model, xt, t, cond, s_ref, s_audio, plain=False):
+def guided_v(model, xt, t, cond, s_ref, s_audio):
     """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels; with both scales at 1 just the full one.
-    The sound's scale is mouth_guidance(s_audio, t), or with `plain` s_audio everywhere and at every t, as in the paper."""
+    s_audio: a number, or a function of t (B,) -> a scale for each place."""
     if s_ref == 1 and s_audio == 1:
         return model(xt, t, cond)
     keep = torch.tensor([[1, 0], [1, 1]] if s_ref == 1 else [[0, 0], [1, 0], [1, 1]], dtype=xt.dtype, device=xt.device)
     n, (keep_ref, keep_audio) = len(keep), keep.repeat_interleave(len(xt), 0).T
     branches = drop(cond_map(cond, lambda x: x.repeat(n, *[1] * (x.ndim - 1))), keep_ref, keep_audio)
     v = model(xt.repeat(n, 1, 1, 1, 1), t.repeat(n), branches).chunk(n)
-    return guide(v[0], *v[-2:], s_ref, s_audio if plain else mouth_guidance(s_audio, t))    # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
+    return guide(v[0], *v[-2:], s_ref, s_audio(t) if callable(s_audio) else s_audio)    # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
 
 
 @torch.no_grad()
-def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO, plain=False, smooth=0.0, mouth_noise=1.0):
-    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without; plain: see guided_v.
-    x_T = shape_noise(ε, smooth, mouth_noise): ε itself by default, NOISE where the teacher is used.
+def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO["plain"]):
+    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without.
 
     The places of context frames hold their true latents, noised to the same t, as in training. The loss leaves these places out, so
     the network's answer there is thrown away; they are returned as given.
     """
-    x = eps = shape_noise(eps, smooth, mouth_noise)
+    x = eps
     ts = trailing_timesteps(steps)
     for t, s in zip(ts, ts[1:]):
         t, s = torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)
-        x = hold_context(ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio, plain), t, s), cond, eps, s)
+        x = hold_context(ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s), cond, eps, s)
     return x
+
+
+def teacher_sampler(model, recipe, steps=STEPS, s_ref=S_REF, s_audio=None):
+    """-> sampler(cond, noise) -> x0, with the recipe's noise and guidance. s_audio None: the recipe's."""
+    scale = audio_scale(recipe, S_AUDIO[recipe] if s_audio is None else s_audio)
+    return lambda cond, noise: ddim_sample(model, cond, draw_noise(recipe, "teacher", noise)(), steps, s_ref, scale)
 
 
 # ---------------------------------------------------------------- the network, to train and to load
@@ -218,13 +224,17 @@ def trainable(unet):
 
 def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
     """-> (UNet in eval mode without gradients, its Config as a dict). Raises ValueError for a missing or foreign file."""
-    model, config = load_network(path, kind, lambda config: UNet(config["channels"], directions=config.get("directions", 0)))
+    def make(config):
+        directions = 0 if kind == "teacher" else NOISE["student"][config.get("recipe", "toy")].directions
+        return UNet(config["channels"], directions=directions)
+    model, config = load_network(path, kind, make)
     return model.to(device, memory_format=torch.channels_last), config
 
 
 # ---------------------------------------------------------------- training
 
 def train(cfg, resume=False):
+    check_recipe(cfg.recipe)
     if not cfg.context < cfg.frames <= 64 or cfg.frames % 4 or cfg.context % 4:
         raise ValueError(f"--context must be below --frames, that at most 64, and both multiples of 4, got {cfg.context} and {cfg.frames}")
 
@@ -245,7 +255,7 @@ def train(cfg, resume=False):
     if videos.phones and cfg.sound_steps:                                     # a frozen listener, as wav2vec 2.0 is in the models that the paper
         model.audio.requires_grad_(False)                                     # distils: while pictures are noise, training would silence it
     ema = deepcopy(model).requires_grad_(False)
-    looks = [lambda cond, noise: ddim_sample(ema, cond, noise(), **NOISE), lambda cond, noise: ddim_sample(ema, cond, noise(), steps=1, s_ref=1, s_audio=1, **NOISE)]
+    looks = [teacher_sampler(ema, cfg.recipe), teacher_sampler(ema, cfg.recipe, steps=1, s_ref=1, s_audio=1)]
     print(f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}")
 
     # 4 optimiser
