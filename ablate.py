@@ -2,7 +2,7 @@
 
     python ablate.py --bf16                                        all variants, one seed: 22 minutes each on one CPU core
     python ablate.py --seeds 3 --variants full,hinge               some of them, three seeds
-    python ablate.py --options="--listen 0 --wrong-sound 0"        every variant with other options of distill_stage2.py
+    python ablate.py --options="--last-steps 200"                  every variant with other options of distill_stage2.py
     python ablate.py --smoke                                       everything at toy size (after the other scripts' --smoke)
 Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and out/ablate/VARIANT-SEED/. A variant that was
 trained with the same settings from the same student is not trained again. The rows "stage1_1step" and "stage1" are the student before stage 2.
@@ -21,8 +21,9 @@ import metrics
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
 from common import one_line_errors, parse, pick_device
-from distill_stage1 import load_stage1, student_sampler
+from distill_stage1 import load_stage1
 from sample import load_to_sample
+from student import student_sampler
 
 VARIANTS = {  # what differs from the Config of distill_stage2.py
     "full": {},
@@ -33,7 +34,6 @@ VARIANTS = {  # what differs from the Config of distill_stage2.py
     "vanilla": dict(gan="vanilla"),
     "clean_disc": dict(disc_noise=0.0),
     "no_penalty": dict(penalty=0.0),
-    "no_listening": dict(listen=0, wrong_sound=0.0),
     "self_compare_0.1": dict(self_compare=0.1),
     "self_compare_0.5": dict(self_compare=0.5),
     "self_compare_8": dict(self_compare=8.0),
@@ -99,7 +99,7 @@ def main(argv=None):
     parser.add_argument("--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)")
     parser.add_argument("--seeds", type=int, default=1, help="training seeds of each variant (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=1.0, help="share of distill_stage2.py's updates in phase 1, for a quick look; the phases before it are whole (default: %(default)s)")
-    parser.add_argument("--options", default="", help="of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and what the variant itself changes), such as \"--listen 0 --wrong-sound 0\"")
+    parser.add_argument("--options", default="", help="of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and what the variant itself changes), such as \"--last-steps 200\"")
     parser.add_argument("--clips", type=int, default=96, help="held-out clips of 28 frames (default: %(default)s)")
     parser.add_argument("--metrics", default="checkpoints/metrics.pt", help="the judges (default: %(default)s)")
     parser.add_argument("--out", default="out/ablate")

@@ -96,39 +96,6 @@ def update_ema(ema, model, step, decay=0.999):
             a.copy_(b)
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised: for the matrices and convolutions inside a network (AdamW takes the rest).
-
-    U V^T of the momentum's SVD U S V^T, by five Newton-Schulz iterations: all directions of a weight move equally fast. Jordan 2024,
-    kellerjordan.github.io/posts/muon; scaled by 0.2 sqrt(max(rows, columns)), so that AdamW's learning rates fit (2502.16982).
-    torch.optim.Muon came with torch 2.9 and takes no convolutions. dtype: of the iterations.
-    """
-
-    def __init__(self, params, lr=1e-3, momentum=0.95, weight_decay=0.01, dtype=torch.float32):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-        self.dtype = dtype
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in (p for p in group["params"] if p.grad is not None):
-                mean = self.state[p].setdefault("mean", torch.zeros_like(p)).lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(mean, group["momentum"]).flatten(1)                              # Nesterov
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                update = orthogonal(update.to(self.dtype)).to(p.dtype) * 0.2 * max(update.shape) ** 0.5
-                p.add_(update.view(p.shape), alpha=-group["lr"])
-
-
-def orthogonal(m, iterations=5):
-    """Roughly U V^T for m = U S V^T (rows, columns), all but the smallest singular values between 0.6 and 1.3."""
-    x = m.T if m.shape[0] > m.shape[1] else m
-    x = x / (x.norm() + 1e-7)
-    for _ in range(iterations):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x                   # an odd polynomial that pushes each singular value to about 1
-    return x.T if m.shape[0] > m.shape[1] else x
-
-
 def save_checkpoint(path, **content):
     """Write plain tensors, numbers, strings, lists and dicts; first to a temporary file, so that no reader sees half of it."""
     path = Path(path)
@@ -205,12 +172,13 @@ def resume_training(cfg, kind, generator, **parts):
     return saved["step"]
 
 
-def save_training(cfg, kind, step, generator, ship=True, **parts):
-    """Write out/last.pt, from which --resume goes on, and if `ship` the moving average `ema` alone as float16 to cfg.weights."""
+def save_training(cfg, kind, step, generator, ship=True, network=None, **parts):
+    """Write out/last.pt, from which --resume goes on, and if `ship` the moving average `ema` alone as float16 to cfg.weights,
+    with the config and what else `network`, a dict, says of it."""
     save_checkpoint(f"{cfg.out}/last.pt", kind=f"{kind} training", step=step, config=dataclasses.asdict(cfg), random=generator.get_state(),
                     **{name: part.state_dict() for name, part in parts.items()})
     if ship:
-        save_checkpoint(cfg.weights, kind=kind, step=step, config=dataclasses.asdict(cfg), model=half(parts["ema"].state_dict()))
+        save_checkpoint(cfg.weights, kind=kind, step=step, config=dataclasses.asdict(cfg) | (network or {}), model=half(parts["ema"].state_dict()))
 
 
 def half(state):

@@ -1,11 +1,11 @@
 """What our default recipe does otherwise than the method, behind one option: --recipe plain | toy.
 
-"plain" is the method: ε is independent in every frame and place, and guidance is constant. "toy" changes
+"plain" is the method: ε is independent in every frame and place, and AdamW trains everything. "toy" changes
 
 1. noise alike over frames:  ε' = √K ε over the frames,  K_fg = exp(−(f − g)² / 2ℓ²)
 2. no noise at the mouth:    ε' = 0 at the mouth's 12 of 64 places, where the sound decides
 3. noise where faces move:   ε' = Vᵀ V ε, V the principal directions of a frame's motion        (students only)
-4. guidance at the mouth:    s_audio there, 1 elsewhere, rising from 1 at t = T to 2 s_audio − 1 at t = 0
+4. Muon instead of AdamW for the teacher's matrices
 
 A recipe is stored in every checkpoint, and students inherit the teacher's: sampling needs no option.
 docs/departures.md says what each buys.
@@ -25,16 +25,13 @@ class Noise(NamedTuple):
 
 
 PLAIN = Noise()
-NOISE = {                    # whose noise it is -> by recipe
-    "teacher": dict(plain=PLAIN, toy=Noise(0.8, 0.0)),                   # x_T of the DDIM sampler
-    "score": dict(plain=PLAIN, toy=Noise(0.7, 0.0)),                     # in which stage 1's scores are compared
-    "student": dict(plain=PLAIN, toy=Noise(3.0, 0.0, 256)),              # of a student's sampler, in training
-    "reference": dict(plain=PLAIN, toy=Noise(3.0, 0.0, 128)),            # of x_ref in stage 2
-    "stage1": dict(plain=PLAIN, toy=Noise(3.25, 0.0, 128)),              # of the students when they are used
-    "direct1": dict(plain=PLAIN, toy=Noise(3.0, 0.0, 128)),
-    "stage2": dict(plain=PLAIN, toy=Noise(2.0, 0.0, 128)),
+NOISE = {  # whose noise it is -> by recipe
+    # x_T of the teacher's sampler, and the noise in which stage 1 compares the scores: both ask the teacher,
+    # which was trained with independent noise. ...
+    "teacher": dict(plain=PLAIN, toy=Noise(smooth=0.8, mouth=0.0)),
+    # every ε of a student's sampler, in training and in use
+    "student": dict(plain=PLAIN, toy=Noise(smooth=3.0, mouth=0.0, directions=256)),
 }
-S_AUDIO = dict(plain=2.0, toy=2.25)    # the teacher's guidance by the sound
 
 
 def check_recipe(recipe):
@@ -43,7 +40,7 @@ def check_recipe(recipe):
         raise ValueError(f"--recipe must be plain or toy, got {recipe!r}")
 
 
-def draw_noise(recipe, whose, fresh, basis=None):
+def noise_source(recipe, whose, fresh, basis=None):
     """fresh() -> ε (B, F, C, H, W)  becomes  a function that draws the recipe's ε' in its place."""
     noise = NOISE[whose][recipe]
     if noise == PLAIN:
@@ -73,36 +70,67 @@ def shape_noise(eps, smooth, mouth, basis=None):
     return shaped
 
 
-def motion_basis(latents, starts, recipe):
+def motion_basis(clips, recipe):
     """Principal directions in which a video's frames leave their mean, the mouth aside -> (k, C H W) or None.
 
-    latents (N, C, H, W), of which starts[i]:starts[i + 1] are one video's. The first 256 of 1024 hold
-    98 % of the toy faces' variance: noise in the others cannot become motion, and flickers.
+    clips: latents.Clips. The first 256 of 1024 hold 98 % of the toy faces' variance: noise in the others
+    cannot become motion, and flickers.
     """
     count = NOISE["student"][recipe].directions
     if not count:
         return None
     scatter = 0
-    for a, b in zip(starts, starts[1:]):
-        x = latents[a:b:4].to(torch.float64, copy=True)             # neighbours say almost the same
+    for a, b in zip(clips.starts, clips.starts[1:]):
+        x = clips.latents[a:b:4].to(torch.float64, copy=True)             # neighbours say almost the same
         x[..., *MOUTH] = 0
         x = (x - x.mean(0)).flatten(1)
         scatter = scatter + x.T @ x
-    return torch.linalg.eigh(scatter)[1].flip(1).T[:count].float().contiguous()
+    basis = torch.linalg.eigh(scatter)[1].flip(1).T[:count]  # the largest first
+    return basis.float().contiguous().to(clips.device)
 
 
-def audio_scale(recipe, s_audio):
-    """The sound's guidance: s_audio, or in toy a function of t (B,) -> (B, 1, 1, 8, 8).
+def make_optimisers(model, recipe, lr, bf16):
+    """The teacher's: AdamW; in toy, Muon for the matrices and convolutions inside the network's Blocks."""
+    inner = []
+    if recipe == "toy":
+        blocks = [module for module in model.modules() if type(module).__name__ == "Block"]
+        named = [pair for block in blocks for pair in block.named_parameters()]
+        inner = [p for name, p in named if name.endswith("weight") and p.ndim > 1]
+    taken = set(map(id, inner))
+    rest = [p for p in model.parameters() if id(p) not in taken]
+    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    return [adamw, Muon(inner, lr, dtype=torch.bfloat16 if bf16 else torch.float32)] if inner else [adamw]
 
-    1 + 2 (s_audio − 1) (1 − t / T) at the mouth, 1 elsewhere: guidance gives up variety for what the
-    condition decides, and the sound decides the lips. Its mean over t is s_audio (2404.13040).
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update, as a matrix M = U S Vᵀ, is replaced by U Vᵀ: all directions move equally fast.
+
+    Jordan 2024 (kellerjordan.github.io/posts/muon), scaled by 0.2 √max(rows, columns) so that AdamW's
+    rates fit (2502.16982). torch.optim.Muon (torch 2.9) takes no convolutions. dtype: of the iterations.
     """
-    if recipe == "plain" or s_audio == 1:
-        return s_audio
 
-    def scale(t):
-        places = torch.ones(len(t), 1, 1, 8, 8, device=t.device)
-        places[..., *MOUTH] = (1 + 2 * (s_audio - 1) * (1 - t / 1000)).view(-1, 1, 1, 1, 1)
-        return places
+    def __init__(self, params, lr, momentum=0.95, weight_decay=0.01, dtype=torch.float32):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.dtype = dtype
 
-    return scale
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                mean.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(mean, group["momentum"]).flatten(1)  # Nesterov
+                scale = 0.2 * max(update.shape) ** 0.5
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                update = orthogonal(update.to(self.dtype)).to(p.dtype)
+                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
+
+
+def orthogonal(m, iterations=5):
+    """Roughly U Vᵀ of m = U S Vᵀ (rows, columns) by Newton-Schulz: most singular values in 0.6 ... 1.3."""
+    x = m.T if m.shape[0] > m.shape[1] else m
+    x = x / (x.norm() + 1e-7)
+    for _ in range(iterations):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x  # pushes each singular value to about 1
+    return x.T if m.shape[0] > m.shape[1] else x

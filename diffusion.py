@@ -4,7 +4,7 @@
     x̂0 = α_t x_t − σ_t v̂,    ε̂ = σ_t x_t + α_t v̂               (v̂: the network's answer, or v_g where it is guided)
     x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0, from x_T = ε down to t = 0)
     v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]      (guidance, 3 branches)
-    L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames that are to be generated; in the teacher's, mouth and eyes weigh more
+    L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames that are to be generated
 
 c is a latents.Cond (portrait, sound, context), ∅ the same with portrait and sound dropped.
 Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), T diffusion steps.
@@ -12,7 +12,6 @@ Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), T diff
 import torch
 
 T = 1000
-FACE = slice(3, 7), slice(2, 6)        # latent rows and columns in which eyes and mouth lie, whatever the head does
 
 
 def alpha_sigma(t, ndim=5):
@@ -74,13 +73,7 @@ def guide(v_none, v_ref, v_full, s_ref, s_audio):
     return v_none + s_ref * (v_ref - v_none) + s_audio * (v_full - v_ref)
 
 
-def v_loss(v_hat, v, mask, face=1.0):
-    """Mean of (v̂ − v)² over the frames to be generated. v̂, v (B, F, C, H, W); mask (B, F), 1 = given as context.
-
-    face: how much the places of mouth and eyes (FACE, 16 of 64) weigh. The best answer at a place is the mean of v given x_t and c
-    whatever it weighs: weights leave the optimum where it is, and only steer what a small network spends its capacity on.
-    """
-    place = torch.ones(v.shape[-2:], device=v.device)
-    place[FACE] = face
-    free = ((1 - mask)[:, :, None, None, None] * place).expand_as(v)
+def v_loss(v_hat, v, mask):
+    """Mean of (v̂ − v)² over the frames to be generated. v̂, v (B, F, C, H, W); mask (B, F), 1 = given as context."""
+    free = (1 - mask)[:, :, None, None, None].expand_as(v)
     return (free * (v_hat - v) ** 2).sum() / free.sum()

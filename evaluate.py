@@ -29,10 +29,11 @@ import tiny_data
 from audio_features import FPS, FRAME, audio_windows, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
-from distill_stage1 import load_stage1, student_sampler
+from distill_stage1 import load_stage1
 from distill_stage2 import load_stage2
 from latents import Cond
 from sample import CHUNK, CONTEXT, generate_latents, load_to_sample, toy_portrait
+from student import student_sampler
 from teacher import load_teacher, teacher_sampler
 from tiny_data import FIRST_SEED, faces, speech
 

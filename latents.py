@@ -54,10 +54,11 @@ def cached_latents(videos, autoencoder, device, folder=None):
     return latents
 
 
-def load_clips(cfg, split, autoencoder, device):
-    """A split of cfg.data -> Videos, Clips. The toy set's latents are kept beside it."""
-    videos = tiny_data.load(cfg.data, split, cfg.videos, cfg.frames + 1)       # + 1: the portrait may be a frame outside the clip
-    return videos, Clips(videos, autoencoder, cfg.frames, device, Path(cfg.data) / split if videos.phones else None)
+def load_clips(cfg, split, autoencoder, device, frames=None):
+    """A split of cfg.data -> Videos, Clips of so many frames. The toy set's latents are kept beside it."""
+    frames = frames or cfg.frames
+    videos = tiny_data.load(cfg.data, split, cfg.videos, frames + 1)       # + 1: the portrait may be a frame outside the clip
+    return videos, Clips(videos, autoencoder, frames, device, Path(cfg.data) / split if videos.phones else None)
 
 
 class Clips:
@@ -76,16 +77,14 @@ class Clips:
         return (self.latents[a + start:a + start + frames].float(), self.latents[a + ref].float(),         # kept as half: only here
                 torch.from_numpy(self.windows[video][start:start + frames].copy()).to(self.device))
 
-    def batch(self, size, generator, context, context_rate, shorter=1, ref_gap=REF_GAP):
+    def batch(self, size, generator, context, context_rate=0.5, ref_gap=REF_GAP):
         """Random clips -> x0 (B, F, C, H, W) and their condition; `context_rate` of them carry `context` true first frames.
 
-        shorter: so many times as many clips, of frames and context so many times fewer. Neighbouring frames say almost the same, so
-        these are more people, words and timesteps for the same work: the way to learn faces, before motion is learnt.
         ref_gap: the portrait is so many frames away from the clip (the farthest frame, if the video is too short): a portrait from the
         clip's own second shows its pose and its blink, and a network that may copy them never learns to move the head."""
         def draw(high):
             return int(torch.randint(int(high), (), generator=generator))
-        rows, size, frames = [], size * shorter, self.frames // shorter
+        rows, frames = [], self.frames
         for _ in range(size):
             video = draw(len(self.windows))
             n = self.starts[video + 1] - self.starts[video]
@@ -95,7 +94,7 @@ class Clips:
             rows.append(self.clip(video, start, int(far[draw(len(far))]), frames))
         x0, ref, audio = (torch.stack(r) for r in zip(*rows))
         level = 0.075 * torch.randn(size, 1, 1, 1, generator=generator)       # 3 dB: a file's level is known only roughly
-        given = (torch.rand(size, 1, generator=generator) < context_rate) & (torch.arange(frames) < context // shorter)
+        given = (torch.rand(size, 1, generator=generator) < context_rate) & (torch.arange(frames) < context)
         mask = given.float().to(self.device)
         return x0, Cond(ref, audio + level.to(self.device), x0 * mask[:, :, None, None, None], mask)
 

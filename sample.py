@@ -36,11 +36,11 @@ import tiny_data
 from audio_features import FPS, FRAME, ROWS, audio_windows, load_audio, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
-from departures import S_AUDIO
-from distill_stage1 import load_stage1, student_sampler
+from distill_stage1 import load_stage1
 from distill_stage2 import load_stage2
 from latents import Cond
-from teacher import S_REF, Config, load_teacher, teacher_sampler
+from student import student_sampler
+from teacher import S_AUDIO, S_REF, Config, load_teacher, teacher_sampler
 from tiny_data import faces
 
 HERE = Path(__file__).resolve().parent
@@ -258,7 +258,7 @@ def parse_args(argv):
     parser.add_argument("--autoencoder", default=str(HERE / "checkpoints/autoencoder.pt"), help="the autoencoder's checkpoint")
     parser.add_argument("--steps", type=number(int, 1, 1000), help="sampler steps per chunk (default: the model's; teacher 40, stage1 4, stage2 1)")
     parser.add_argument("--guidance-ref", type=number(float, 0, 100), dest="s_ref", metavar="S", help=f"of the portrait (default, teacher: {S_REF})")
-    parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help=f"of the sound (default, teacher: {S_AUDIO['toy']})")
+    parser.add_argument("--guidance-audio", type=number(float, 0, 100), dest="s_audio", metavar="S", help=f"of the sound (default, teacher: {S_AUDIO})")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 63 - 1), default=0, help="of the noise: head motion and blinks (default: 0)")
     parser.add_argument("--size", type=even, default=256, metavar="PIXELS", help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)")
     parser.add_argument("--upscale", choices=["smooth", "nearest"], default="smooth", help="nearest shows the true pixels (default: smooth)")

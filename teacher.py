@@ -1,6 +1,6 @@
 """The teacher: an audio-driven talking-portrait diffusion model, 40 DDIM steps x 3 guidance branches = 120 evaluations.
 
-    L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames to be generated; mouth and eyes weigh more (diffusion.v_loss)
+    L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames to be generated (diffusion.v_loss)
     v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]         (guided_v, diffusion.guide)
     x_T = ε, then 40 DDIM steps with v_g                         (ddim_sample)
 
@@ -24,8 +24,8 @@ from torch import nn
 
 from audio_features import N_MELS, WINDOW
 from autoencoder import load_autoencoder
-from common import Log, Muon, check_finite, cosine_decay, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
-from departures import NOISE, S_AUDIO, audio_scale, check_recipe, draw_noise
+from common import Log, check_finite, cosine_decay, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from departures import NOISE, check_recipe, make_optimisers, noise_source
 from diffusion import T, add_noise, ddim_step, guide, trailing_timesteps, v_loss, v_target
 from latents import REF_GAP, cond_map, contact_sheet, drop, load_clips
 from listener import Listener, pretrain_sound
@@ -38,14 +38,13 @@ class Config:
     out: str = "out/teacher"     # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/teacher.pt"  # where the trained network goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    recipe: str = "toy"          # plain = the method, toy = with departures.py
-    steps: int = 11000           # optimiser steps
-    short_steps: int = 2000      # ablation: the first of them, which see four times as many clips of a quarter of the frames; 0 = none
+    recipe: str = "toy"          # plain = the method, toy = with departures.py (Muon, and noise that is alike over frames)
+    steps: int = 10000           # optimiser steps
     batch: int = 8               # clips per step
     frames: int = 16             # frames per clip
     context: int = 4             # frames of a clip that may be given from the previous chunk
     channels: int = 96           # width of the UNet
-    lr: float = 2e-3             # peak learning rate (Muon and AdamW)
+    lr: float = 2e-3             # peak learning rate
     warmup: int = 200            # steps of linear warm-up; a cosine decay to zero follows
     ema: float = 0.999           # decay of the moving average, which is what samples
     log_every: int = 50          # steps
@@ -58,14 +57,12 @@ class Config:
     drop_audio: float = 0.1      # ablation: how often the sound alone is dropped (trains the branch ref)
     context_rate: float = 0.5    # ablation: share of the clips that carry context frames
     ref_gap: int = REF_GAP       # ablation: frames between a clip and its portrait, at least; 0 = any frame, also one of the clip's
-    face: float = 3.0            # ablation: how much more the places of mouth and eyes weigh in the loss
     sound_steps: int = 2000      # ablation: steps in which the sound's tokens first learn to name phones (toy set only)
 
 
-SMOKE = dict(videos=4, steps=6, short_steps=2, batch=2, channels=16, warmup=2, sound_steps=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
+SMOKE = dict(videos=4, steps=6, batch=2, channels=16, warmup=2, sound_steps=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
              weights="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", data="data/smoke")
-BLOCKS = ("down1", "down2", "mid1", "mid2", "up1", "up2")
-STEPS, S_REF = 40, 1.1                  # the teacher's sampler: 40 steps of 3 branches = 120 evaluations; departures.S_AUDIO is the sound's scale
+STEPS, S_REF, S_AUDIO = 40, 1.1, 2.0    # the teacher's sampler: 40 steps of 3 branches = 120 evaluations, and their scales
 
 
 # ---------------------------------------------------------------- the network
@@ -181,19 +178,18 @@ def hold_context(x, cond, eps=None, t=None):
 
 
 def guided_v(model, xt, t, cond, s_ref, s_audio):
-    """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels; with both scales at 1 just the full one.
-    s_audio: a number, or a function of t (B,) -> a scale for each place."""
+    """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels; with both scales at 1 just the full one."""
     if s_ref == 1 and s_audio == 1:
         return model(xt, t, cond)
     keep = torch.tensor([[1, 0], [1, 1]] if s_ref == 1 else [[0, 0], [1, 0], [1, 1]], dtype=xt.dtype, device=xt.device)
     n, (keep_ref, keep_audio) = len(keep), keep.repeat_interleave(len(xt), 0).T
     branches = drop(cond_map(cond, lambda x: x.repeat(n, *[1] * (x.ndim - 1))), keep_ref, keep_audio)
     v = model(xt.repeat(n, 1, 1, 1, 1), t.repeat(n), branches).chunk(n)
-    return guide(v[0], *v[-2:], s_ref, s_audio(t) if callable(s_audio) else s_audio)    # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
+    return guide(v[0], *v[-2:], s_ref, s_audio)    # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
 
 
 @torch.no_grad()
-def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO["plain"]):
+def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
     """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without.
 
     The places of context frames hold their true latents, noised to the same t, as in training. The loss leaves these places out, so
@@ -207,10 +203,11 @@ def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO["pla
     return x
 
 
-def teacher_sampler(model, recipe, steps=STEPS, s_ref=S_REF, s_audio=None):
-    """-> sampler(cond, noise) -> x0, with the recipe's noise and guidance. s_audio None: the recipe's."""
-    scale = audio_scale(recipe, S_AUDIO[recipe] if s_audio is None else s_audio)
-    return lambda cond, noise: ddim_sample(model, cond, draw_noise(recipe, "teacher", noise)(), steps, s_ref, scale)
+def teacher_sampler(model, recipe, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
+    """-> sampler(cond, noise) -> x0, with the recipe's noise."""
+    def sampler(cond, noise):
+        return ddim_sample(model, cond, noise_source(recipe, "teacher", noise)(), steps, s_ref, s_audio)
+    return sampler
 
 
 # ---------------------------------------------------------------- the network, to train and to load
@@ -259,19 +256,16 @@ def train(cfg, resume=False):
     print(f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}")
 
     # 4 optimiser
-    inner = {name: p for name, p in model.named_parameters() if p.ndim > 1 and "place" not in name and name.split(".")[0] in BLOCKS}
-    rest = [p for name, p in model.named_parameters() if name not in inner]                            # a frozen listener's too: AdamW leaves alone what has no gradient
-    optimiser = torch.optim.AdamW(rest, lr=cfg.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    muon = Muon(inner.values(), lr=cfg.lr, dtype=torch.bfloat16 if cfg.bf16 else torch.float32)    # half the steps of AdamW alone
+    optimisers = make_optimisers(model, cfg.recipe, cfg.lr, cfg.bf16)
 
     # 5 resume
-    parts = dict(model=model, ema=ema, optimiser=optimiser, muon=muon)
+    parts = dict(model=model, ema=ema) | {f"optimiser{i}": optimiser for i, optimiser in enumerate(optimisers)}
     first = resume_training(cfg, "teacher", generator, **parts) if resume else 0
     log, mean_loss = Log(cfg.out, cfg, device, resume), []
 
     # 6 loop
     for step in range(first, cfg.steps):
-        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate, 4 if step < cfg.short_steps else 1, cfg.ref_gap)   # batch
+        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate, cfg.ref_gap)   # batch
         u = (torch.rand((), generator=generator) + torch.arange(len(x0))) / len(x0) % 1         # stratified over [0, 1)
         t = (T * (1 - u)).to(device)                                                              # (0, T]: T is where sampling starts
         eps = torch.randn(x0.shape, generator=generator).to(device)
@@ -280,21 +274,22 @@ def train(cfg, resume=False):
 
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                        # loss
             v_hat = model(add_noise(x0, eps, t), t, drop(cond, keep_ref, keep_audio))
-        loss = v_loss(v_hat, v_target(x0, eps, t), cond.mask, cfg.face)
+        loss = v_loss(v_hat, v_target(x0, eps, t), cond.mask)
 
         model.zero_grad(set_to_none=True)                                                         # step
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         decay = cosine_decay(max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
         check_finite(step, loss=loss.item(), gradient=norm.item())
-        for opt in (optimiser, muon):
-            opt.param_groups[0]["lr"] = cfg.lr * min(1, (step + 1) / max(1, cfg.warmup)) * decay
-            opt.step()
+        lr = cfg.lr * min(1, (step + 1) / max(1, cfg.warmup)) * decay
+        for optimiser in optimisers:
+            optimiser.param_groups[0]["lr"] = lr
+            optimiser.step()
         update_ema(ema, model, step, cfg.ema)                                                     # ema
         mean_loss.append(loss.item())
 
         if (step + 1) % cfg.log_every == 0:                                                       # log
-            log(step + 1, loss=float(np.mean(mean_loss)), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"])
+            log(step + 1, loss=float(np.mean(mean_loss)), gradient=norm.item(), lr=lr)
             mean_loss = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:                           # sample
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", looks, held_out, autoencoder)

@@ -1,0 +1,129 @@
+"""The few-step student, as both stages have it: its sampler, what it starts from, how it is looked at and stepped.
+
+    x_T = ε;   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, ..., T/N      (N evaluations; ε' is fresh)
+
+Backward simulation (DMD2 2405.14867, section 4.5): in training the student's inputs come from this
+sampler, and only the last of its evaluations carries gradient.
+"""
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import metrics
+from common import check_finite
+from departures import check_recipe, noise_source
+from diffusion import add_noise, trailing_timesteps, x0_from_v
+from latents import load_clips, preview
+from teacher import hold_context
+
+READER = "checkpoints/metrics.pt"       # reads lips and heads from pixels; without it, no quick_eval
+LIPS = ("jaw", "width", "rounding")
+
+
+# ---------------------------------------------------------------- the sampler
+
+def rollout(student, cond, noise, taus):
+    """x_T = ε; x̂0 = G(x_τ, τ); x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0 is returned. TurboTalk, stage 2.
+
+    taus: falling timesteps, numbers or tensors (B,); noise() -> a fresh ε (B, F, C, H, W). len(taus)
+    evaluations, of which only the last carries gradient, none under no_grad (Self-Forcing, 2506.08009).
+    Context places always hold the true latents, noised to the same t, as in the teacher.
+    """
+    xt = noise()
+    for i, tau in enumerate(taus):
+        t = torch.as_tensor(tau, dtype=torch.float32, device=xt.device).expand(len(xt))
+        last = i + 1 == len(taus)
+        if last:
+            # older torch keeps weights that were cast without gradient, and would then train none of them
+            torch.clear_autocast_cache()
+        with torch.set_grad_enabled(last and torch.is_grad_enabled()):
+            x0_hat = hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
+        if last:
+            return x0_hat
+        s = torch.as_tensor(taus[i + 1], dtype=torch.float32, device=xt.device).expand(len(xt))
+        xt = add_noise(x0_hat, noise(), s)
+
+
+def few_step_sample(student, cond, noise, steps):
+    """x0 (B, F, C, H, W) in `steps` evaluations; noise() -> a fresh ε of that shape."""
+    with torch.no_grad():
+        return rollout(student, cond, noise, trailing_timesteps(steps)[:-1])
+
+
+def student_sampler(student, made, steps=None):
+    """-> sampler(cond, noise) -> x0, with its recipe's noise. made: its checkpoint's config; steps:
+    other than it was trained for."""
+    steps, recipe = steps or made.get("target_steps", 1), made.get("recipe", "toy")
+
+    def sampler(cond, noise):
+        return few_step_sample(student, cond, noise_source(recipe, "student", noise, student.motion), steps)
+
+    return sampler
+
+
+# ---------------------------------------------------------------- what a training starts from
+
+def network_of(made):
+    """What a checkpoint's config says of its network, for the checkpoints of the networks made from it."""
+    return {k: made[k] for k in ("channels", "frames", "context")}
+
+
+def with_recipe(cfg, made):
+    """cfg, its recipe that of `made`, the config of the network it starts from, unless it names one."""
+    cfg = replace(cfg, recipe=cfg.recipe or made.get("recipe", "toy"))  # the first weights did not say
+    check_recipe(cfg.recipe)
+    return cfg
+
+
+def load_data(cfg, frames, autoencoder, device):
+    """-> training Clips, held-out Clips, and for quick_eval the reader of lips and the true motion
+    (V, F, 11), or None where there is no reader or nobody knows the motion (your own clips)."""
+    _, clips = load_clips(cfg, "train", autoencoder, device, frames)
+    videos, held_out = load_clips(cfg, "val", autoencoder, device, frames)
+    if not (len(videos.motion) and Path(READER).exists()):
+        return clips, held_out, None
+    motion = np.stack([videos.motion[a:a + frames] for a in videos.starts[:-1]])
+    return clips, held_out, (metrics.load_reader(READER, device), motion)
+
+
+# ---------------------------------------------------------------- steps and looks
+
+def adam(network, lr):
+    """The optimiser of both stages: no momentum, as usual for GANs."""
+    params = network.parameters()
+    return torch.optim.AdamW(params, lr=lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True)
+
+
+def optimise(step, name, network, optimiser, lr, loss):
+    """One optimiser step -> the gradient's norm, which is clipped to 1. Networks that the loss only
+    passes through get no gradient. lr is set each time, so it holds after --resume with another one."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward(inputs=[p for p in network.parameters() if p.requires_grad])
+    norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0).item()
+    check_finite(step, **{f"the {name}'s loss": loss.item(), f"the {name}'s gradient": norm})
+    optimiser.param_groups[0]["lr"] = lr
+    optimiser.step()
+    return norm
+
+
+def quick_eval(sampler, clips, autoencoder, reader, motion):
+    """How well sampler(cond, noise) -> x0 speaks on 16 held-out clips, from the same noise each time.
+
+    -> dict: jaw, width and rounding, correlations with the true lips; spread of the head and change from
+    frame to frame, over those of the true clips after the autoencoder; colour, mean shift in levels of 255.
+    """
+    x0, cond = preview(clips, 16)
+    generator = torch.Generator().manual_seed(0)
+    x = sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device))
+    frames, true_frames = (autoencoder.decode(z.flatten(0, 1)) for z in (x, x0))
+    read, true = (reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in (frames, true_frames))
+    truth = motion[:len(x0), :clips.frames]
+    found = {name: metrics.correlation(read[..., i], truth[..., i]) for i, name in enumerate(LIPS)}
+    found["spread"] = float((metrics.head_spread(read) / metrics.head_spread(true)).mean())
+    change, true_change = (f.unflatten(0, x0.shape[:2]).diff(dim=1).abs().mean() for f in (frames, true_frames))
+    found["change"] = float(change / true_change)
+    found["colour"] = float(127.5 * (frames.mean((0, 2, 3)) - true_frames.mean((0, 2, 3))).abs().mean())
+    return found
