@@ -91,20 +91,17 @@ def models(folder, device, bf16=False):
     if (folder / "teacher.pt").exists():
         teacher, made = load_to_sample(load_teacher, folder / "teacher.pt", device, bf16)
         ddim = partial(teacher_sampler, teacher, made.get("recipe", "toy"))
-        rows += [("teacher", 120, ddim(steps=40)),
-                 ("teacher_plain", 120, teacher_sampler(teacher, "plain")),
-                 ("teacher_noguide", 40, ddim(steps=40, s_ref=1, s_audio=1)),
+        rows += [("teacher", 120, ddim(steps=40)), ("teacher_noguide", 40, ddim(steps=40, s_ref=1, s_audio=1)),
                  ("ddim4", 4, ddim(steps=4, s_ref=1, s_audio=1)), ("ddim4_guided", 12, ddim(steps=4)),
                  ("ddim2", 2, ddim(steps=2, s_ref=1, s_audio=1)), ("ddim2_guided", 6, ddim(steps=2)),
                  ("ddim1", 1, ddim(steps=1, s_ref=1, s_audio=1)), ("ddim1_guided", 3, ddim(steps=1)),
-                 ("wrong_audio", 120, ddim(steps=40))]
-    if (folder / "stage1.pt").exists():
-        loaded = load_to_sample(load_stage1, folder / "stage1.pt", device, bf16)
-        rows += [(name, steps, student_sampler(*loaded, steps=steps)) for name, steps in (("stage1", 4), ("stage1_2steps", 2), ("stage1_1step", 1))]
-    if (folder / "stage2.pt").exists():
-        rows += [("stage2", 1, student_sampler(*load_to_sample(load_stage2, folder / "stage2.pt", device, bf16), steps=1))]
-    if (folder / "direct1.pt").exists():
-        rows += [("direct1", 1, student_sampler(*load_to_sample(load_stage1, folder / "direct1.pt", device, bf16), steps=1))]
+                 ("wrong_audio", 120, ddim(steps=40)), ("plain_teacher", 120, teacher_sampler(teacher, "plain"))]
+    students = ("stage1", load_stage1, (("stage1", 4), ("stage1_2steps", 2), ("stage1_1step", 1))), ("stage2", load_stage2, (("stage2", 1),)), ("direct1", load_stage1, (("direct1", 1),))
+    for prefix, place in ("", folder), ("plain_", folder / "plain"):
+        for file, loader, named in students:
+            if (place / f"{file}.pt").exists():
+                loaded = load_to_sample(loader, place / f"{file}.pt", device, bf16)
+                rows += [(prefix + name, steps, student_sampler(*loaded, steps=steps)) for name, steps in named]
     return rows
 
 

@@ -8,6 +8,7 @@ from torch import nn
 import autoencoder
 import tiny_data
 from common import save_checkpoint
+from departures import NOISE
 from latents import Cond
 from teacher import UNet
 
@@ -22,25 +23,30 @@ def condition(batch=2, given=0, seed=0, frames=16):
                 torch.randn(batch, frames, 16, 8, 8, generator=g) * mask[:, :, None, None, None], mask.clone())
 
 
-def small_unet(seed=0, directions=0):
-    """A UNet of 16 channels whose zero-initialised layers are filled, so that gradients reach everything; a student's noise keeps to `directions`."""
+def small_unet(seed=0):
+    """A UNet of 16 channels whose zero-initialised layers are filled, so that gradients reach everything."""
     torch.manual_seed(seed)
-    model = UNet(16, directions=directions)
-    if directions:
-        model.motion.copy_(torch.linalg.qr(torch.randn(1024, directions))[0].T)
+    model = UNet(16)
     for p in model.parameters():
         if p.abs().max() == 0:
             nn.init.normal_(p, std=0.1)
     return model
 
 
+def fitting(student, recipe):
+    """The student with a random basis of motion, as the recipe's noise wants one."""
+    if count := NOISE["student"][recipe].directions:
+        student.motion = torch.linalg.qr(torch.randn(1024, count))[0].T.contiguous()
+    return student
+
+
 def prepare(folder, kind=None, videos=0, frames=8):
-    """Write an untrained ae.pt, an untrained KIND.pt ("teacher", "stage1") for clips of so many frames, and data of a few videos into a folder -> the folder."""
+    """Write an untrained ae.pt, an untrained KIND.pt ("teacher", "stage1"; recipe plain) for clips of so many frames, and data of a few videos into a folder -> the folder."""
     torch.manual_seed(0)
     save_checkpoint(folder / "ae.pt", kind="autoencoder", config={}, model=autoencoder.AutoEncoder().state_dict())
     if kind:
-        made = dict(channels=16, frames=frames, context=4) | (dict(directions=4, smooth=3.0, sample_smooth=2.0) if kind == "stage1" else {})
-        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=made, model=small_unet(directions=made.get("directions", 0)).state_dict())
+        made = dict(channels=16, frames=frames, context=4, recipe="plain")
+        save_checkpoint(folder / f"{kind}.pt", kind=kind, config=made, model=small_unet().state_dict())
     if videos:
         tiny_data.load(folder / "data", "train", videos)
     return folder

@@ -48,8 +48,7 @@ def test_two_variants_are_trained_as_they_say_and_measured_and_a_second_run_trai
 
     def train(cfg):
         trained.append(cfg)
-        student = small_unet(len(trained), directions=4)
-        save_checkpoint(cfg.weights, kind="stage2", config=dict(channels=16, frames=16, context=4, directions=4), model=student.state_dict())
+        save_checkpoint(cfg.weights, kind="stage2", config=dict(channels=16, frames=16, context=4, recipe="plain"), model=small_unet(len(trained)).state_dict())
     monkeypatch.chdir(prepare(tmp_path, "stage1", videos=1, frames=16))
     monkeypatch.setattr(distill_stage2, "SMOKE", test_distill_stage2.SMALL)
     monkeypatch.setattr(distill_stage2, "train", train)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from common import Log, Muon, check_finite, half, load_checkpoint, mean_rows, orthogonal, parse, pick_device, resume_training, save_checkpoint, save_training, update_ema
+from common import Log, check_finite, half, load_checkpoint, mean_rows, parse, pick_device, resume_training, save_checkpoint, save_training, update_ema
 
 
 @dataclass
@@ -116,37 +116,6 @@ def test_log_writes_json_lines_with_the_config_first(tmp_path):
 def test_unknown_device_is_one_clear_line():
     with pytest.raises(ValueError, match="cannot be used"):
         pick_device("abacus")
-
-
-# ---- Muon
-
-@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
-def test_orthogonal_keeps_the_singular_vectors_and_evens_out_the_values(shape):
-    m = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    u, s, vt = torch.linalg.svd(m, full_matrices=False)
-    found = u.T @ orthogonal(m) @ vt.T                                 # diagonal when the singular vectors are kept
-    assert_close(found, torch.diag(found.diagonal()), rtol=0, atol=1e-9)
-    big = s > 0.1 * s[0]
-    assert (found.diagonal()[big] > 0.6).all() and (found.diagonal() < 1.3).all()
-
-
-def test_muon_solves_a_least_squares_problem_and_resumes():
-    def run(interrupt):
-        torch.manual_seed(0)
-        w, x = torch.nn.Parameter(torch.zeros(4, 3, 2, 2)), torch.randn(64, 12)
-        target, opt = x @ torch.randn(12, 4), Muon([w], lr=0.05, weight_decay=0.0)
-        for i in range(200):
-            if i == 100 and interrupt:
-                state, opt = opt.state_dict(), Muon([w], lr=0.05, weight_decay=0.0)
-                opt.load_state_dict(state)
-            loss = (x @ w.flatten(1).T - target).square().mean()
-            w.grad, = torch.autograd.grad(loss, w)
-            opt.param_groups[0]["lr"] = 0.3 * (1 - i / 200)
-            opt.step()
-        return loss, w
-    (loss, w), (_, again) = run(False), run(True)
-    assert loss < 0.01
-    assert_close(w, again, rtol=0, atol=0)
 
 
 def test_a_line_of_the_log_averages_each_number_over_the_rows_that_have_it():

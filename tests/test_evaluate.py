@@ -9,12 +9,14 @@ import torch
 
 import evaluate
 import metrics
+import teacher
 import tiny_data
 from autoencoder import load_autoencoder
 from common import save_checkpoint
-from helpers import SHIPPED, small_unet
+from departures import noise_source
+from helpers import SHIPPED, fitting, small_unet
 from latents import Cond
-from teacher import NOISE, UNet, ddim_sample
+from teacher import UNet, ddim_sample
 from tiny_data import FIRST_SEED, SPLITS
 
 CPU = torch.device("cpu")
@@ -106,23 +108,32 @@ def test_diversity_is_the_spread_over_seeds():
 def test_every_row_samples_from_its_own_checkpoint(tmp_path):
     """Once, the students' weights took the teacher's place in the teacher's rows."""
     for seed, name in enumerate(("teacher", "stage1", "stage2", "direct1")):
-        save_checkpoint(tmp_path / f"{name}.pt", kind="stage1" if name == "direct1" else name, config={"channels": 16, **NOISE}, model=small_unet(seed).state_dict())
+        save_checkpoint(tmp_path / f"{name}.pt", kind="stage1" if name == "direct1" else name, config={"channels": 16, "recipe": "plain", "frames": 16, "context": 4}, model=small_unet(seed).state_dict())
     noise = torch.randn(1, 16, 16, 8, 8)
     cond = Cond(torch.randn(1, 16, 8, 8), torch.randn(1, 16, 20, 64), torch.zeros_like(noise), torch.zeros(1, 16))
     made = {name: sampler(cond, lambda: noise) for name, nfe, sampler in evaluate.models(tmp_path, CPU) if nfe == 1}
     for seed, name in enumerate(("ddim1", "stage1_1step", "stage2", "direct1")):
-        torch.testing.assert_close(made[name], ddim_sample(small_unet(seed), cond, noise, 1, 1, 1, **NOISE), rtol=0, atol=1e-4)
+        torch.testing.assert_close(made[name], ddim_sample(small_unet(seed), cond, noise, 1, 1, 1), rtol=0, atol=1e-4)
         assert all((made[name] - other).abs().mean() > 0.1 for key, other in made.items() if key != name)
 
 
-def test_the_row_of_the_paper_has_its_noise_and_guidance_and_the_teachers_row_ours(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path / "teacher.pt", kind="teacher", config={"channels": 16}, model=small_unet().state_dict())
-    seen = []
-    monkeypatch.setattr(evaluate, "ddim_sample", lambda model, cond, eps, **settings: seen.append(settings))
+def test_the_plain_rows_have_plain_noise_and_weights_of_their_own(tmp_path, monkeypatch):
+    """The plain teacher is the same network; plain students lie in a folder of their own."""
+    (tmp_path / "plain").mkdir()
+    for place, seed, recipe in (tmp_path, 1, "toy"), (tmp_path / "plain", 2, "plain"):
+        save_checkpoint(place / "stage2.pt", kind="stage2", config={"channels": 16, "recipe": recipe}, model=fitting(small_unet(seed), recipe).state_dict())
+    save_checkpoint(tmp_path / "teacher.pt", kind="teacher", config={"channels": 16, "recipe": "toy"}, model=small_unet().state_dict())
+    noise = torch.randn(1, 16, 16, 8, 8)
+    cond = Cond(torch.randn(1, 16, 8, 8), torch.randn(1, 16, 20, 64), torch.zeros_like(noise), torch.zeros(1, 16))
     rows = {name: sampler for name, _, sampler in evaluate.models(tmp_path, CPU)}
-    for name in "teacher", "teacher_plain":
-        rows[name](None, lambda: None)
-    assert seen == [dict(steps=40, **NOISE), dict(steps=40, s_audio=2, plain=True, smooth=0.0, mouth_noise=1.0)]
+    torch.testing.assert_close(rows["plain_stage2"](cond, lambda: noise), ddim_sample(small_unet(2), cond, noise, 1, 1, 1), rtol=1e-4, atol=1e-4)
+    seen = []
+    monkeypatch.setattr(teacher, "ddim_sample", lambda model, cond, eps, *scales: seen.append((eps, *scales)))
+    for name in "teacher", "plain_teacher":
+        rows[name](cond, lambda: noise)
+    assert_close = torch.testing.assert_close
+    assert_close(seen[0][0], noise_source("toy", "teacher", lambda: noise)())
+    assert seen[1][0] is noise and seen[0][1:] == seen[1][1:] == (40, teacher.S_REF, teacher.S_AUDIO)
 
 
 def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_counts(judge, monkeypatch):

@@ -65,13 +65,6 @@ def test_context_is_the_truth_in_the_first_frames_of_about_half_the_clips(clips)
     assert not c.context[:, 4:].any() and not c.context[~given].any()
 
 
-def test_shorter_clips_are_more_clips_with_as_many_frames_in_all_and_context_to_match(clips):
-    x0, c = clips.batch(50, torch.Generator().manual_seed(0), 4, 0.5, shorter=4)
-    assert x0.shape == (200, 4, 16, 8, 8) and c.audio.shape[:2] == c.mask.shape == (200, 4)
-    assert (number(x0).diff(dim=1) == 1).all()
-    assert 70 < c.mask[:, 0].sum() < 130 and not c.mask[:, 1:].any()
-
-
 def test_latents_are_kept_under_the_name_of_their_encoder(tmp_path):
     torch.manual_seed(0)
     frames = torch.randint(256, (20, 64, 64, 3), dtype=torch.uint8).numpy()

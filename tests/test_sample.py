@@ -16,11 +16,11 @@ import sample
 from audio_features import FRAME, SR, audio_windows, load_audio, log_mel
 from autoencoder import AutoEncoder, load_autoencoder
 from common import save_checkpoint
-from distill_stage1 import few_step_sample
+from departures import noise_source
 from helpers import condition, small_unet
 from latents import Cond
 from sample import generate_latents, speak, toy_portrait
-from teacher import NOISE, UNet, ddim_sample, load_teacher
+from teacher import UNet, ddim_sample, load_teacher
 from tiny_data.clips import load_frames
 
 REF = torch.zeros(1, 16, 8, 8)
@@ -152,38 +152,23 @@ def test_the_seed_determines_the_frames(folder):
         assert (first != other).mean() > 0.05
 
 
-def test_noise_and_guidance_are_as_asked_else_as_trained_else_as_the_teachers(folder):
+def test_guidance_is_as_asked_else_the_teachers_and_noise_is_the_recipes(folder):
     cond = Cond(REF, torch.randn(1, 16, 20, 64), torch.zeros(1, 16, *REF.shape[1:]), torch.zeros(1, 16))
-    eps = torch.randn(1, 16, 16, 8, 8)
-    trained = dict(smooth=5.0, mouth_noise=0.25)
-    model = load_teacher(folder / "teacher.pt")[0]
-    save_checkpoint(folder / "student.pt", kind="stage1", config={"channels": 16, **trained}, model=model.state_dict())
-    for name, file, scales, flags, wanted in (("teacher", "teacher.pt", {}, [], NOISE),
-                                              ("teacher", "teacher.pt", {}, ["--smooth", "2"], {**NOISE, "smooth": 2.0}),
-                                              ("teacher", "teacher.pt", dict(s_audio=4), ["--guidance-audio", "4"], NOISE),
-                                              ("teacher", "teacher.pt", dict(s_ref=1, plain=True), ["--guidance-ref", "1", "--plain-guidance"], NOISE),
-                                              ("stage1", "student.pt", dict(s_ref=1, s_audio=1), [], trained),
-                                              ("stage1", "student.pt", dict(s_ref=1, s_audio=1), ["--smooth", "0", "--mouth-noise", "1"], dict(smooth=0.0, mouth_noise=1.0))):
-        args = sample.parse_args(["--steps", "2", "--weights", str(folder / file), *flags])
-        made = sample.make_sampler(name, args, torch.device("cpu"), [])(cond, lambda: eps)
-        torch.testing.assert_close(made, ddim_sample(model, cond, eps, 2, **scales, **wanted), rtol=1e-4, atol=1e-4)
+    eps, model = torch.randn(1, 16, 16, 8, 8), load_teacher(folder / "teacher.pt")[0]
+    for recipe in "plain", "toy":
+        shaped = noise_source(recipe, "teacher", lambda: eps)()
+        save_checkpoint(folder / f"{recipe}.pt", kind="teacher", config={"channels": 16, "recipe": recipe}, model=model.state_dict())
+        for flags, scales in ([], {}), (["--guidance-audio", "4"], dict(s_audio=4)), (["--guidance-ref", "1"], dict(s_ref=1)):
+            args = sample.parse_args(["--steps", "2", "--weights", str(folder / f"{recipe}.pt"), *flags])
+            made = sample.make_sampler("teacher", args, torch.device("cpu"), [])(cond, lambda: eps)
+            torch.testing.assert_close(made, ddim_sample(model, cond, shaped, 2, **scales), rtol=1e-4, atol=1e-4)
+    save_checkpoint(folder / "student.pt", kind="stage1", config={"channels": 16, "recipe": "plain", "target_steps": 4}, model=model.state_dict())
+    args = sample.parse_args(["--steps", "1", "--weights", str(folder / "student.pt")])
+    made = sample.make_sampler("stage1", args, torch.device("cpu"), [])(cond, lambda: eps)
+    torch.testing.assert_close(made, ddim_sample(model, cond, eps, 1, 1, 1), rtol=1e-4, atol=1e-4)
 
 
-def test_a_students_noise_keeps_to_the_directions_asked_for_and_the_teacher_has_none(folder):
-    cond = Cond(REF, torch.randn(1, 16, 20, 64), torch.zeros(1, 16, *REF.shape[1:]), torch.zeros(1, 16))
-    eps, student = torch.randn(1, 16, 16, 8, 8), small_unet(directions=4).eval()
-    save_checkpoint(folder / "moving.pt", kind="stage2", config={"channels": 16, "directions": 4, "sample_directions": 2}, model=student.state_dict())
-    for flags, kept in ([], 2), (["--directions", "3"], 3), (["--directions", "0"], 0):
-        args = sample.parse_args(["--weights", str(folder / "moving.pt"), *flags])
-        made = sample.make_sampler("stage2", args, torch.device("cpu"), [])(cond, lambda: eps)
-        torch.testing.assert_close(made, few_step_sample(student, cond, lambda: eps, 1, directions=kept), rtol=1e-4, atol=1e-4)
-    for name, weights, wrong in ("stage2", "moving.pt", "trained with 4"), ("teacher", "teacher.pt", "is a student's"):
-        args = sample.parse_args(["--weights", str(folder / weights), "--directions", "5"])
-        with pytest.raises(ValueError, match=wrong):
-            sample.make_sampler(name, args, torch.device("cpu"), [])(cond, lambda: eps)
-
-
-@pytest.mark.parametrize("flags", [["--guidance-ref", "1"], ["--guidance-audio", "1"], ["--plain-guidance"]])
+@pytest.mark.parametrize("flags", [["--guidance-ref", "1"], ["--guidance-audio", "1"]])
 def test_guidance_is_refused_where_there_is_none(run, flags, capfd):
     with pytest.raises(ValueError, match="no guidance"):
         sample.make_sampler("stage1", sample.parse_args(flags), torch.device("cpu"), [])
@@ -357,7 +342,8 @@ def test_compare_shows_every_model_whose_weights_are_there(folder, tmp_path, mon
     (tmp_path / "checkpoints").mkdir()
     saved = torch.load(folder / "teacher.pt", weights_only=True)
     save_checkpoint(tmp_path / "checkpoints/teacher.pt", **saved)
-    save_checkpoint(tmp_path / "checkpoints/stage1.pt", **{**saved, "kind": "stage1"})
+    made = {**saved["config"], "recipe": "plain", "target_steps": 4}
+    save_checkpoint(tmp_path / "checkpoints/stage1.pt", **{**saved, "kind": "stage1", "config": made})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sample, "HERE", tmp_path)
     wavfile.write("some.wav", SR, sound(3))

@@ -11,10 +11,11 @@ from torch.testing import assert_close
 
 import latents
 import teacher
-from diffusion import T, add_noise, alpha_sigma, ddim_step, guide, mouth_guidance, shape_noise, v_target
+from departures import NOISE, shape_noise
+from diffusion import T, add_noise, alpha_sigma, ddim_step, guide, v_target
 from helpers import condition, prepare, small_unet, spy, train_with_a_power_cut
 from latents import cond_map, drop
-from teacher import Block, UNet, ddim_sample, guided_v, hold_context
+from teacher import Block, UNet, ddim_sample, guided_v, hold_context, teacher_sampler
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +55,21 @@ class GaussianDenoiser(torch.nn.Module):
         return torch.where(s > 0, (a * xt - x0) / s.clamp_min(1e-12), 0)
 
 
+@pytest.mark.parametrize("recipe", ["plain", "toy"])
 @pytest.mark.parametrize("steps, tolerance", [(40, 0.04), (400, 0.004)])
-def test_ddim_with_the_exact_denoiser_of_a_gaussian_samples_that_gaussian(steps, tolerance):
+def test_ddim_with_the_exact_denoiser_of_a_gaussian_samples_that_gaussian(steps, tolerance, recipe):
     """The probability flow maps the noise's quantiles to the data's: x0 = m + c ε, more exactly with more steps."""
     eps = torch.linspace(-2, 2, 2 * 16 * 16 * 64, dtype=torch.float64).view(2, 16, 16, 8, 8)
     c = cond_map(condition(), torch.Tensor.double)
-    assert_close(ddim_sample(GaussianDenoiser(), c, eps, steps, 1, 1), 0.7 + 0.5 * eps, rtol=0, atol=tolerance)
+    wanted = eps if recipe == "plain" else shape_noise(eps, *NOISE["teacher"]["toy"][:2])
+    made = teacher_sampler(GaussianDenoiser(), recipe, steps, 1, 1)(c, lambda: eps)
+    assert_close(made, 0.7 + 0.5 * wanted, rtol=0, atol=tolerance * float(wanted.abs().max()) / 2)
 
 
 def test_one_ddim_step_returns_the_mean_of_the_data_whatever_the_noise():
     """Why one step of the teacher is blurred: at t = T the best prediction is the average."""
     out = ddim_sample(GaussianDenoiser(), cond_map(condition(), torch.Tensor.double), torch.randn(2, 16, 16, 8, 8, dtype=torch.float64), 1, 1, 1)
     assert_close(out, torch.full_like(out, 0.7), rtol=0, atol=1e-12)
-
-
-def test_the_sampler_starts_from_shaped_noise():
-    spy, eps = Spy(), torch.randn(1, 16, 16, 8, 8)
-    ddim_sample(spy, condition(1), eps, 1, 1, 1, smooth=2.0, mouth_noise=0.5)
-    assert_close(spy.seen[0], shape_noise(eps, 2.0, 0.5))
 
 
 # ---- guidance and evaluations
@@ -102,17 +100,15 @@ def test_without_extra_portrait_guidance_the_branch_without_it_is_not_evaluated_
     with torch.no_grad():
         none, ref, full = (model(xt, t, drop(c, *(torch.full((2,), float(x)) for x in keep))) for keep in ((0, 0), (1, 0), (1, 1)))
         for s_ref in 1, 2:
-            assert_close(guided_v(model, xt, t, c, s_ref, 3), guide(none, ref, full, s_ref, mouth_guidance(3, t)), rtol=1e-4, atol=1e-5)
-            assert_close(guided_v(model, xt, t, c, s_ref, 3, plain=True), guide(none, ref, full, s_ref, 3), rtol=1e-4, atol=1e-5)
+            assert_close(guided_v(model, xt, t, c, s_ref, 3), guide(none, ref, full, s_ref, 3), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_the_sampler_takes_guided_steps_with_the_scales_asked_for(plain):
+def test_the_sampler_takes_guided_steps_with_the_scales_asked_for():
     model, c, x = small_unet().eval(), condition(1), torch.randn(1, 16, 16, 8, 8)
-    made = ddim_sample(model, c, x, 2, 1.5, 3.0, plain)
+    made = ddim_sample(model, c, x, 2, 1.5, 3.0)
     with torch.no_grad():
         for t, s in (torch.tensor([1000.0]), torch.tensor([500.0])), (torch.tensor([500.0]), torch.tensor([0.0])):
-            x = ddim_step(x, guided_v(model, x, t, c, 1.5, 3.0, plain), t, s)
+            x = ddim_step(x, guided_v(model, x, t, c, 1.5, 3.0), t, s)
     assert_close(made, x, rtol=1e-4, atol=1e-4)
 
 
@@ -168,7 +164,7 @@ def test_shapes_that_do_not_fit_are_named(unet):
 
 # ---- training
 
-SMALL = dict(data="data", videos=1, autoencoder="ae.pt", steps=4, short_steps=1, batch=2, frames=8, channels=16, warmup=2, sound_steps=2, log_every=1, save_every=2, sample_every=9)
+SMALL = dict(data="data", videos=1, autoencoder="ae.pt", steps=4, batch=2, frames=8, channels=16, warmup=2, sound_steps=2, log_every=1, save_every=2, sample_every=9)
 
 
 @pytest.fixture(scope="module")
@@ -195,20 +191,19 @@ def whole(folder):
         return SimpleNamespace(ema=teacher.train(WHOLE), dropped=dropped, noised=noised, **calls)
 
 
-def test_the_loss_is_of_v_over_all_times_with_mouth_and_eyes_weighing_more(whole):
-    for (x0, eps, t), (v_hat, v, mask, face) in zip(whole.add_noise, whole.v_loss):
+def test_the_loss_is_of_v_over_all_times(whole):
+    for (x0, eps, t), (v_hat, v, mask) in zip(whole.add_noise, whole.v_loss):
         assert_close(v, v_target(x0, eps, t), rtol=0, atol=0)
-        assert v_hat.requires_grad and face == WHOLE.face and (mask.sum(1) <= WHOLE.context).all()
+        assert v_hat.requires_grad and (mask.sum(1) <= WHOLE.context).all()
         assert sorted(((1 - t / T) * len(t)).int().tolist()) == list(range(len(t)))                   # one t in each of B equal parts of (0, T]
-    assert [len(t) for _, _, t in whole.add_noise[:WHOLE.steps]] == [8, 2, 2, 2]                      # the first step is a short one
 
 
 def test_the_network_is_asked_about_noised_clips_with_what_is_left_of_their_condition(whole):
     steps = zip(whole.asked[:WHOLE.steps], whole.noised, whole.add_noise, whole.dropped, whole.v_loss)       # sampling comes after the last
-    for (_, xt, t_asked, cond), noised, (_, _, t), left, (_, _, mask, _) in steps:
+    for (_, xt, t_asked, cond), noised, (_, _, t), left, (_, _, mask) in steps:
         assert xt is noised and t_asked is t and cond is left and mask is cond.mask
-    for step, (_, size, _, *how) in enumerate(whole.batch):
-        assert (size, how) == (WHOLE.batch, [WHOLE.context, WHOLE.context_rate, 4 if step < WHOLE.short_steps else 1, WHOLE.ref_gap])
+    for _, size, _, *how in whole.batch:
+        assert (size, how) == (WHOLE.batch, [WHOLE.context, WHOLE.context_rate, WHOLE.ref_gap])
 
 
 def test_the_moving_average_counts_the_steps(whole):
