@@ -38,6 +38,7 @@ from teacher import load_teacher, teacher_sampler
 from tiny_data import FIRST_SEED, faces, speech
 
 AT_ONCE = 8              # videos that are generated together
+LONG = 10 * FPS          # frames of the long videos, of which the last second is compared with the portrait
 FIXED = ("autoencoder", "blurred", "frozen", "still")     # rows without chance: one run is enough
 #                      good is   meaning
 METRICS = {
@@ -65,10 +66,13 @@ METRICS = {
     "blink_seconds":      ("data", "mean duration of a blink"),
     "diversity":          ("1",    "how differently the head moves from seed to seed for one portrait and sentence, over the data's own; 0 = always the same"),
     "frame_change_ratio": ("1",    "mean change from frame to frame, over the data's: above 1 flickers, below 1 is stiff"),
+    "moving_share_ratio": ("1",    "share of the pixels that change by more than 3 levels from frame to frame, over the data's: flicker that can be seen"),
     "identity":           ("up",   "cosine of the identity embeddings of frame and portrait; compare with `real` and with other people's value in the setting"),
     "colour_shift":       ("down", "mean difference of a video's mean colour from the true video's, in levels of 255"),
     "contrast_ratio":     ("1",    "standard deviation of the pixels, over the data's"),
     "drift":              ("down", "mean difference of the mean colour between a video's first and last 12 frames, in levels of 255; data's own in `real`"),
+    "identity_10s":       ("up",   "cosine of the identity embeddings of the portrait and the last second of a video of ten"),
+    "colour_10s":         ("down", "mean difference of the face's colour between the portrait and that second, in levels of 255"),
     "denoise_ms_per_frame": ("down", "denoiser's time per new frame, one video at a time"),
     "total_ms_per_frame": ("down", "the same with sound features and decoder"),
     "first_chunk_ms":     ("down", "time from the sound to the first 16 decoded frames"),
@@ -76,8 +80,8 @@ METRICS = {
     "speedup":            ("up",   "the teacher's denoising time over this one's, measured in the same run"),
     "peak_mb":            ("down", "largest memory of the whole evaluating process so far, not of the model alone"),
 }
-SHOWN = ("nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd head_std_ratio blink_rate_ratio diversity frame_change_ratio "
-         "identity denoise_ms_per_frame rtf speedup").split()
+SHOWN = ("nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd head_std_ratio blink_rate_ratio diversity frame_change_ratio moving_share_ratio "
+         "identity identity_10s colour_10s denoise_ms_per_frame rtf speedup").split()
 
 
 # ---------------------------------------------------------------- the models: one line each
@@ -168,6 +172,18 @@ def speak(sampler, truth, ref, autoencoder, seed, bf16=False):
         return np.stack([to_uint8(autoencoder.decode(x).float()) for group in chunks for x in torch.cat(list(group), 1)])
 
 
+def ten_seconds(truth, people):
+    """The first `people` of truth for ten seconds: the sentences of their neighbours follow their own. Only windows and motion."""
+    n_frames = truth.frames.shape[1]
+    order = range(-(-(LONG + CHUNK) // n_frames))
+
+    def joined(x):
+        return None if x is None else torch.cat([torch.as_tensor(x)[:, :n_frames].roll(-k, 0)[:people] for k in order], 1)
+    motion = joined(truth.motion)
+    return truth._replace(windows=joined(truth.windows)[:, :LONG + CHUNK], motion=None if motion is None else motion[:, :LONG].numpy(),
+                          frames=np.broadcast_to(np.uint8(0), (people, LONG, 1, 1, 1)), seeds=truth.seeds and truth.seeds[:people])
+
+
 @torch.no_grad()
 def speeds(samplers, truth, ref, autoencoder, device, rounds=5):
     """Milliseconds of denoiser, decoder and sound features, one video at a time, in this process: {name: sampler} -> {name: numbers}.
@@ -247,6 +263,10 @@ def evaluate(args):
             if len(reads) > 1 and reads[0] is not None:
                 own_diversity = diversity(reads) if own_diversity is None else own_diversity       # the first row is `real`
                 row["diversity"] = float((diversity(reads) / own_diversity).mean())
+            if args.long and name != "wrong_audio" and (sampler or (name == "real" and truth.seeds)):
+                longer = ten_seconds(truth, min(args.long, len(truth.frames)))
+                frames = speak(sampler, longer, ref[:args.long], autoencoder, args.seed, args.bf16) if sampler else redrawn(longer, args.seed)
+                row["identity_10s"], row["colour_10s"] = judge.faithfulness(frames[:, -FPS:])
             with suppress(ImportError):                               # Windows has no such module
                 import resource
                 row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
@@ -306,6 +326,7 @@ def arguments(argv=None):
     parser.add_argument("--models", default="", help="only these rows (and `real`): names with commas between")
     parser.add_argument("--clips", type=int, default=64, help="test videos (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=40, help="frames of each: 16, then 12 at a time (default: %(default)s)")
+    parser.add_argument("--long", type=int, default=8, help="people who also speak for ten seconds, once (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions with other noise (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     parser.add_argument("--quick", action="store_true", help="4 clips of 16 frames, one seed: a look, not a measurement")
@@ -316,9 +337,9 @@ def arguments(argv=None):
     parser.add_argument("--legend", action="store_true", help="print what every number means, and stop")
     args = parser.parse_args(argv)
     if args.quick:
-        args.clips, args.frames, args.seeds = 4, 16, 1
-    if min(args.clips, args.seeds) < 1 or args.frames < CHUNK or args.seed < 0:
-        parser.error(f"--clips and --seeds must be at least 1, --frames at least {CHUNK}, --seed at least 0")
+        args.clips, args.frames, args.seeds, args.long = 4, 16, 1, 0
+    if min(args.clips, args.seeds) < 1 or args.frames < CHUNK or args.seed < 0 or args.long < 0:
+        parser.error(f"--clips and --seeds must be at least 1, --frames at least {CHUNK}, --seed and --long at least 0")
     for path in (args.json, args.markdown):                                    # an hour of work must not end at a typo
         if path and not Path(path).resolve().parent.is_dir():
             parser.error(f"there is no folder for {path}")

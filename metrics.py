@@ -20,6 +20,7 @@ from tiny_data.faces import MOTION
 
 READ = MOTION[:7]                # what the reader reads
 CLIP = 16                        # frames of an FVD clip
+FACE = slice(12, 52), slice(16, 48)   # rows and columns of pixels in which the face lies
 MAX_OFFSET = 15                  # frames, of Sync-C and Sync-D
 DAMAGE = ("blur", "noise", "ghost")                                        # amounts, which the frame features are taught
 DISORDER = ("none", "frozen", "shuffled", "stutter", "fast", "flicker")    # kinds, which the clip features are taught
@@ -291,9 +292,10 @@ class Judge:
         features = over(nets["features"].frames, flat, self.device)
         who = nets["features"].identity(features).view(v, f, -1)
         clips = nets["features"].clips(features.view(v, f, -1))
-        change = np.mean([np.abs(np.diff(x.astype(np.int16), axis=0)).mean() for x in frames])
+        steps = [np.abs(np.diff(x.astype(np.int16), axis=0)) for x in frames]           # from frame to frame, of each video
+        change, moving = np.mean([s.mean() for s in steps]), np.mean([(s > 3).mean() for s in steps])
         colour = frames.mean((2, 3))                                                                        # (V, F, 3)
-        seen = dict(features=features.cpu().double().numpy(), clips=clips.cpu().double().numpy(), who=who, change=change, colour=colour,
+        seen = dict(features=features.cpu().double().numpy(), clips=clips.cpu().double().numpy(), who=who, change=change, moving=moving, colour=colour,
                     contrast=float(np.mean([x.std() for x in frames])))
         read = None
         if self.truth.motion is not None and "reader" in nets:
@@ -301,6 +303,15 @@ class Judge:
             rate, length = blink_statistics(read[..., 6])
             seen |= dict(read=read, spread=head_spread(read), lids=read[..., 6].std(1).mean(), blink_rate=rate, blink_seconds=length)
         return seen, read
+
+    def faithfulness(self, frames):
+        """How like their portraits the last frames (V, F, 64, 64, 3) of videos of the first V people are -> cosine of
+        the identity embeddings, and mean difference of the face's colour in levels of 255."""
+        n, portraits = len(frames), self.truth.portraits
+        features = over(self.nets["features"].frames, frames.reshape(-1, *frames.shape[2:]), self.device)
+        who = self.nets["features"].identity(features).view(n, frames.shape[1], -1)
+        colour, own = frames[..., FACE[0], FACE[1], :].mean((1, 2, 3)), portraits[:n, FACE[0], FACE[1]].mean((1, 2))
+        return (who * self.portraits[:n, None]).sum(-1).mean().item(), np.abs(colour - own).mean()
 
     @torch.no_grad()
     def sync(self, frames, windows):
@@ -315,6 +326,7 @@ class Judge:
         row = dict(sync_c=c.mean(), sync_d=d.mean(), sync_offset=np.median(offset),
                    fid=frechet_of_samples(seen["features"], own["features"]), fvd=frechet_of_samples(seen["clips"], own["clips"]),
                    identity=(seen["who"] * self.portraits[:, None]).sum(-1).mean().item(), frame_change_ratio=seen["change"] / own["change"],
+                   moving_share_ratio=seen["moving"] / own["moving"],
                    colour_shift=np.abs(seen["colour"].mean(1) - own["colour"].mean(1)).mean(), contrast_ratio=seen["contrast"] / own["contrast"],
                    drift=np.abs(seen["colour"][:, :12].mean(1) - seen["colour"][:, -12:].mean(1)).mean())
         if read is not None:

@@ -99,6 +99,29 @@ def test_the_redrawn_truth_has_the_same_people_and_lips_and_another_head(judge):
     assert FIRST_SEED["test"] + 777_000_000 > max(FIRST_SEED.values()) + max(SPLITS.values())
 
 
+def test_only_changes_that_can_be_seen_count_as_moving(judge):
+    still = np.full((2, 20, 64, 64, 3), 100, np.uint8)
+    still[:, ::2, :32] += 3                                                   # flickers by 3 levels, in half of the picture
+    still[:, ::2, 48:] += 4                                                   # and by 4 in a quarter
+    assert judge.look(still)[0]["moving"] == pytest.approx(0.25)
+
+
+def test_ten_seconds_are_each_ones_own_sentence_and_then_the_neighbours(judge):
+    longer, n = evaluate.ten_seconds(judge.truth, 2), judge.truth.frames.shape[1]
+    assert longer.windows.shape[:2] == (2, 250 + 16) and longer.motion.shape[:2] == (2, 250) and longer.frames.shape[:2] == (2, 250)
+    for k in range(3):
+        assert torch.equal(longer.windows[1, k * n:(k + 1) * n], judge.truth.windows[(1 + k) % 6, :n])
+        np.testing.assert_array_equal(longer.motion[1, k * n:(k + 1) * n], judge.truth.motion[(1 + k) % 6])
+
+
+def test_faithfulness_is_perfect_for_the_portrait_and_sees_other_people_and_colours(judge):
+    portraits = judge.truth.portraits[:3, None].repeat(4, 1)
+    assert judge.faithfulness(portraits) == pytest.approx((1, 0), abs=1e-3)
+    identity, colour = judge.faithfulness(np.clip(portraits.astype(int) - 10, 0, 255).astype(np.uint8))
+    assert 9 < colour <= 10
+    assert judge.faithfulness(portraits[[1, 2, 0]])[0] < 0.6
+
+
 def test_diversity_is_the_spread_over_seeds():
     reads = [np.zeros((2, 5, 7)) for _ in range(2)]
     reads[1][..., 3] = 2
