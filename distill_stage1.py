@@ -27,8 +27,8 @@ from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_de
 from departures import motion_basis, noise_source
 from diffusion import T, add_noise, trailing_timesteps, v_loss, v_target, x0_from_v
 from latents import contact_sheet
-from student import adam, load_data, network_of, optimise, quick_eval, rollout, student_sampler, with_recipe
-from teacher import guided_v, hold_context, load_teacher, trainable
+from student import adam, load_data, network_of, optimise, quick_eval, rollout, student_sampler, trainable, with_recipe
+from teacher import guided_v, hold_context, load_teacher
 
 
 @dataclass

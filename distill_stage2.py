@@ -32,9 +32,9 @@ from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_de
 from departures import noise_source
 from diffusion import T, add_noise, trailing_timesteps
 from distill_stage1 import load_stage1
-from latents import contact_sheet
-from student import adam, load_data, network_of, optimise, quick_eval, rollout, student_sampler, with_recipe
-from teacher import hold_context, load_teacher, trainable
+from latents import contact_sheet, preview
+from student import adam, load_data, network_of, optimise, quick_eval, rollout, student_sampler, trainable, with_recipe
+from teacher import hold_context, load_teacher
 
 
 @dataclass
@@ -162,24 +162,26 @@ def penalty(disc, xt, t, cond, value, n):
 # ---------------------------------------------------------------- the discriminator
 
 class Discriminator(nn.Module):
-    """x_t (B, F, C, H, W), t (B,), Cond -> (B,): the first half of the few-step student with a head on each of its two levels.
+    """x_t (B, F, C, H, W), t (B,), Cond -> (B,): the features of a few-step student with a head on each of their levels.
 
-    A value for every place, summed over a frame and both levels, averaged over the frames that are not context. The last layer is zero, so the
-    adversarial gradient grows from 0, and has no bias, which would cancel in D(a) − D(b).
+    A value for every place, summed over a frame and all levels, averaged over the frames that are not context. The last layer
+    is zero, so the adversarial gradient grows from 0, and has no bias, which would cancel in D(a) − D(b).
+    network: as unet.UNet, of which only features() is used; widths: the channels of its levels.
     """
 
-    def __init__(self, unet):
+    def __init__(self, network, widths):
         super().__init__()
-        self.unet, c = unet, unet.inlet.out_channels
-        del unet.grow, unet.up1, unet.up2, unet.norm, unet.outlet
-        self.heads = nn.ModuleList(nn.Sequential(nn.GroupNorm(8, c), nn.Conv2d(c, c, 1), nn.SiLU(), nn.Conv2d(c, 1, 1, bias=False)) for _ in range(2))
+        self.network = network
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.GroupNorm(8, c), nn.Conv2d(c, c, 1), nn.SiLU(), nn.Conv2d(c, 1, 1, bias=False)) for c in widths
+        )
         for head in self.heads:
             nn.init.zeros_(head[-1].weight)
 
     def forward(self, xt, t, cond):
-        levels = self.unet.encode(xt, t, cond)[0][1:]                                            # (B F, c, 8, 8), (B F, c, 4, 4)
+        levels = self.network.features(xt, t, cond)  # (B F, c, h, w) each
         free = 1 - cond.mask
-        values = sum(head(h).float().sum((1, 2, 3)) for head, h in zip(self.heads, levels)).view_as(free)
+        values = sum(head(h).float().sum((1, 2, 3)) for head, h in zip(self.heads, levels)).view_as(free)  # (B, F)
         return (values * free).sum(1) / free.sum(1)
 
 
@@ -210,7 +212,9 @@ def train(cfg, resume=False):
     # 3 networks
     student = trainable(deepcopy(reference))
     ema = deepcopy(student).eval().requires_grad_(False)
-    disc = Discriminator(trainable(deepcopy(reference))).to(device, memory_format=torch.channels_last)
+    x0, cond = preview(held_out, 1)
+    widths = [level.shape[1] for level in reference.features(x0, torch.zeros(1, device=device), cond)]
+    disc = Discriminator(trainable(deepcopy(reference)), widths).to(device, memory_format=torch.channels_last)
     reference_sampler = student_sampler(reference, made)
 
     # 4 optimisers

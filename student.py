@@ -17,6 +17,7 @@ from common import check_finite
 from departures import check_recipe, noise_source
 from diffusion import add_noise, trailing_timesteps, x0_from_v
 from latents import load_clips, preview
+from listener import Listener
 from teacher import hold_context
 
 READER = "checkpoints/metrics.pt"       # reads lips and heads from pixels; without it, no quick_eval
@@ -90,6 +91,15 @@ def load_data(cfg, frames, autoencoder, device):
 
 
 # ---------------------------------------------------------------- steps and looks
+
+def trainable(network):
+    """The network, in place, ready to train: everything but its listener."""
+    network.train().requires_grad_(True)
+    for module in network.modules():
+        if isinstance(module, Listener):
+            module.requires_grad_(False)
+    return network
+
 
 def adam(network, lr):
     """The optimiser of both stages: no momentum, as usual for GANs."""

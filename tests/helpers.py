@@ -10,7 +10,7 @@ import tiny_data
 from common import save_checkpoint
 from departures import NOISE
 from latents import Cond
-from teacher import UNet
+from unet import UNet
 
 SHIPPED = Path(tiny_data.__file__).parents[1] / "checkpoints"
 

@@ -19,6 +19,7 @@ from test_distill_stage1 import SHAPE
 
 CLEAN = torch.zeros(SHAPE[0])                                                 # t of a clip without noise
 KINDS = ("relativistic", "hinge", "vanilla")
+WIDTHS = 16, 16                                                               # of small_unet's levels
 
 
 # ---- phases and the timestep curriculum
@@ -135,7 +136,7 @@ def test_penalty_leaves_context_alone_and_trains_through_both_values():
 # ---- the discriminator
 
 def test_the_zero_head_makes_the_first_adversarial_gradient_zero_and_not_the_second():
-    disc, c = Discriminator(small_unet()), condition()
+    disc, c = Discriminator(small_unet(), WIDTHS), condition()
     real, fake = torch.randn(SHAPE), torch.randn(SHAPE, requires_grad=True)
     opt = torch.optim.SGD(disc.parameters(), 1.0)
     grad, = torch.autograd.grad(gen_loss("relativistic", disc(real, CLEAN, c), disc(fake, CLEAN, c)), fake)
@@ -147,17 +148,17 @@ def test_the_zero_head_makes_the_first_adversarial_gradient_zero_and_not_the_sec
 
 
 def trained_disc():
-    disc = Discriminator(small_unet())
+    disc = Discriminator(small_unet(), WIDTHS)
     for head in disc.heads:
         nn.init.normal_(head[-1].weight)
     return disc
 
 
 def test_the_discriminators_value_is_of_both_levels_and_of_the_frames_that_are_not_given():
-    disc, c = Discriminator(small_unet()), condition(given=4)
+    disc, c = Discriminator(small_unet(), WIDTHS), condition(given=4)
     disc.heads = nn.ModuleList([nn.Identity(), nn.Identity()])
     number = torch.arange(32.0).view(32, 1, 1, 1)                             # of a frame, 16 in each of two clips
-    disc.unet.encode = lambda xt, t, cond: ([None, number, 0.5 * number.expand(-1, -1, 2, 1)], None, None)      # 1 + 2 · ½: twice a frame's number
+    disc.network.features = lambda xt, t, cond: [number, 0.5 * number.expand(-1, -1, 2, 1)]       # 1 + 2 · ½: twice a frame's number
     assert_close(disc(torch.randn(SHAPE), CLEAN, c), 2 * torch.tensor([9.5, 25.5]))                         # the means of 4 ... 15 and 20 ... 31
 
 
@@ -198,7 +199,7 @@ def test_while_the_discriminator_learns_alone_neither_student_nor_reference_chan
     saved = torch.load("a/last.pt", weights_only=True)
     for name in "student", "ema":
         assert all(torch.equal(p, saved[name][k]) for k, p in start.state_dict().items())
-    assert any((p != saved["disc"]["unet." + k]).any() for k, p in start.state_dict().items() if "unet." + k in saved["disc"])
+    assert any((p != saved["disc"]["network." + k]).any() for k, p in start.state_dict().items() if "network." + k in saved["disc"])
 
 
 # ---- training
@@ -380,7 +381,7 @@ def test_the_reference_is_the_student_of_stage_1_and_stays(workplace, whole):
 def test_nobody_trains_the_listener(workplace, whole):
     given = stage2.load_stage1("stage1.pt")[0].audio.state_dict()
     saved = torch.load("whole/last.pt", weights_only=True)
-    for name, before in (("student", "audio."), ("ema", "audio."), ("disc", "unet.audio.")):
+    for name, before in (("student", "audio."), ("ema", "audio."), ("disc", "network.audio.")):
         assert all(torch.equal(saved[name][before + key], p) for key, p in given.items())
 
 

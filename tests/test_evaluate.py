@@ -16,8 +16,9 @@ from common import save_checkpoint
 from departures import noise_source
 from helpers import SHIPPED, fitting, small_unet
 from latents import Cond
-from teacher import UNet, ddim_sample
+from teacher import ddim_sample
 from tiny_data import FIRST_SEED, SPLITS
+from unet import UNet
 
 CPU = torch.device("cpu")
 WANTED = ("model nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd head_std_ratio blink_rate_ratio identity "

@@ -20,8 +20,9 @@ from departures import noise_source
 from helpers import condition, small_unet
 from latents import Cond
 from sample import generate_latents, speak, toy_portrait
-from teacher import UNet, ddim_sample, load_teacher
+from teacher import ddim_sample, load_teacher
 from tiny_data.clips import load_frames
+from unet import UNet
 
 REF = torch.zeros(1, 16, 8, 8)
 
