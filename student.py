@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import metrics
+from evaluation import metrics
 from common import check_finite
 from departures import check_recipe, noise_source
 from diffusion import add_noise, trailing_timesteps, x0_from_v

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-import ablate
+from evaluation import ablate
 import distill_stage2
 import test_distill_stage2
 from common import save_checkpoint

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-import evaluate
-import metrics
+from evaluation import table as evaluate
+from evaluation import metrics
 import teacher
 import tiny_data
 from autoencoder import load_autoencoder

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import linalg
 
-import metrics
-import train_metrics
+from evaluation import metrics
+from evaluation import train_metrics
 import tiny_data
 from audio_features import FPS, audio_windows
 from autoencoder import load_autoencoder, to_pixels

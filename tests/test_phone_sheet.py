@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-import phone_sheet
+from evaluation import phone_sheet
 from helpers import SHIPPED
 from tiny_data import speech
 

@@ -6,10 +6,10 @@ import pytest
 import autoencoder
 import distill_stage1
 import distill_stage2
-import evaluate
+from evaluation import table as evaluate
 import teacher
 import tiny_data
-import train_metrics
+from evaluation import train_metrics
 from tiny_data import FIRST_SEED, SPLITS, VIDEO_FRAMES, build, load, make_video
 from tiny_data.faces import MOTION
 from tiny_data.speech import lips

@@ -4,8 +4,8 @@
     Features   L = InfoNCE of who it is + ‖m̂ − m‖² + amounts of damage; clips: speeds and kind of disorder
     Sync       L = InfoNCE over −‖v_k − a_j‖²
 
-    python train_metrics.py --bf16           half an hour on one CPU core (AVX-512 and AMX; torch 2.13.0), most of it the reader's
-    python train_metrics.py --only sync      trains one of them again, keeps the others
+    python -m evaluation.train_metrics --bf16           half an hour on one CPU core (AVX-512 and AMX; torch 2.13.0), most of it the reader's
+    python -m evaluation.train_metrics --only sync      trains one of them again, keeps the others
 Writes checkpoints/metrics.pt (float16) and out/metrics/log.jsonl.
 """
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from tqdm import tqdm
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import Log, check_finite, cosine_decay, half, load_checkpoint, one_line_errors, parse, pick_device, same_run, save_checkpoint
-from metrics import CLIP, DISORDER, NETWORKS, READ, blurred, over, r_squared, sync_scores
+from evaluation.metrics import CLIP, DISORDER, NETWORKS, READ, blurred, over, r_squared, sync_scores
 from tiny_data import faces
 from tiny_data.faces import MOTION
 

@@ -1,9 +1,9 @@
 """The paper's ablation of stage 2: every variant from one stage-1 student, one table and one contact sheet.
 
-    python ablate.py --bf16                                        all variants, one seed: 22 minutes each on one CPU core
-    python ablate.py --seeds 3 --variants full,hinge               some of them, three seeds
-    python ablate.py --options="--last-steps 200"                  every variant with other options of distill_stage2.py
-    python ablate.py --smoke                                       everything at toy size (after the other scripts' --smoke)
+    python -m evaluation.ablate --bf16                                        all variants, one seed: 22 minutes each on one CPU core
+    python -m evaluation.ablate --seeds 3 --variants full,hinge               some of them, three seeds
+    python -m evaluation.ablate --options="--last-steps 200"                  every variant with other options of distill_stage2.py
+    python -m evaluation.ablate --smoke                                       everything at toy size (after the other scripts' --smoke)
 Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and out/ablate/VARIANT-SEED/. A variant that was
 trained with the same settings from the same student is not trained again. The rows "stage1_1step" and "stage1" are the student before stage 2.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import distill_stage2
-import evaluate
-import metrics
+from evaluation import table as evaluate
+from evaluation import metrics
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
 from common import one_line_errors, parse, pick_device

@@ -1,10 +1,10 @@
 """The paper's table for every checkpoint present, on held-out people saying held-out sentences.
 
-    python evaluate.py                            64 videos, 3 seeds: hours on two CPU cores; an hour on one with --bf16 --frames 28
-    python evaluate.py --quick                    4 videos of 16 frames, one seed: 75 seconds on two CPU cores
-    python evaluate.py --json FILE --markdown FILE --models teacher,ddim1
-    python evaluate.py --data folder/             your own clips: what needs no ground truth
-    python evaluate.py --legend                   what every number means
+    python -m evaluation                            64 videos, 3 seeds: hours on two CPU cores; an hour on one with --bf16 --frames 28
+    python -m evaluation --quick                    4 videos of 16 frames, one seed: 75 seconds on two CPU cores
+    python -m evaluation --json FILE --markdown FILE --models teacher,ddim1
+    python -m evaluation --data folder/             your own clips: what needs no ground truth
+    python -m evaluation --legend                   what every number means
 
 Every model speaks the test sentences from one neutral portrait each, chunk by chunk: 16 frames, then 12 at a time with the
 last 4 latents as context. The floors (real, blurred, frozen ...) say what the numbers are worth.
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import metrics
+from evaluation import metrics
 import tiny_data
 from audio_features import FPS, FRAME, audio_windows, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8

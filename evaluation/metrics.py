@@ -242,7 +242,7 @@ def load_metrics(path="checkpoints/metrics.pt", device="cpu"):
         try:
             nets[name].load_state_dict({k: v.float() for k, v in saved[name].items()})
         except (RuntimeError, AttributeError):
-            raise ValueError(f"{path} does not fit this version of the code: train it again (train_metrics.py) or name another file") from None
+            raise ValueError(f"{path} does not fit this version of the code: train it again (python -m evaluation.train_metrics) or name another file") from None
         nets[name].eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return nets
 
@@ -251,7 +251,7 @@ def load_reader(path="checkpoints/metrics.pt", device="cpu"):
     """-> the reader alone. Raises ValueError, one line, also where the file has none."""
     nets = load_metrics(path, device)
     if "reader" not in nets:
-        raise ValueError(f"{path} holds no reader of lips, as it was made on your own clips: train it on toy faces (train_metrics.py)")
+        raise ValueError(f"{path} holds no reader of lips, as it was made on your own clips: train it on toy faces (python -m evaluation.train_metrics)")
     return nets["reader"]
 
 

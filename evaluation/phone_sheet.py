@@ -1,6 +1,6 @@
 """Lips on real speech: what the generated mouth does on each kind of phone of a recording whose phone times are known.
 
-    python phone_sheet.py recording.wav phones.tsv        columns start_s, end_s, phone (IPA, as espeak-ng or an aligner writes it)
+    python -m evaluation.phone_sheet recording.wav phones.tsv        columns start_s, end_s, phone (IPA, as espeak-ng or an aligner writes it)
 Prints, for every model in checkpoints/, the mean jaw, width and rounding that the reader sees in the frame at the middle of each phone
 (three toy portraits, a seed each), and writes a sheet: a row for each model, with that frame for two phones of each kind, in the table's
 order. Mouths should be open on open vowels, shut on m b p and in pauses, round on round vowels.
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import evaluate
-import metrics
+from evaluation import table as evaluate
+from evaluation import metrics
 import tiny_data
 from audio_features import FPS, ROWS, load_audio, log_mel
 from autoencoder import load_autoencoder, to_pixels
@@ -81,7 +81,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("audio", help="any sound file")
     parser.add_argument("phones", help="its phones")
-    parser.add_argument("--models", default="teacher,stage1,stage2", help="rows of evaluate.py (default: %(default)s)")
+    parser.add_argument("--models", default="teacher,stage1,stage2", help="rows of python -m evaluation (default: %(default)s)")
     parser.add_argument("--checkpoints", default="checkpoints")
     parser.add_argument("--out", default="phones.png", help="the sheet (default: %(default)s)")
     args = parser.parse_args(argv)
