@@ -11,12 +11,9 @@ Any sound that ffmpeg reads  ->  16 kHz mono  ->  log-mel rows, 100 a second  ->
 import argparse
 import math
 import os
-import subprocess
 import sys
-import tempfile
 
 import imageio.v3 as iio
-import imageio_ffmpeg
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -29,80 +26,6 @@ ROWS = FRAME // HOP              # 4 rows a frame
 SILENCE = -1.0                   # the feature value of digital silence, and of all that lies before and after the sound
 DB_MIN, DB_MAX = -60.0, 20.0     # range kept around the speech level, mapped onto [-1, 1]
 LEVEL_FLOOR = 1e-3               # -60 dBFS: sound softer than this is not amplified up to speech
-
-
-def ffmpeg_command(path, *output_options):
-    """The ffmpeg call that reads `path` and writes to a pipe. "file:" keeps names such as "-i.wav" or "a:b.mp3" file names;
-    the whitelist keeps a playlist from opening the network; -nostdin keeps ffmpeg off the terminal."""
-    return [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-protocol_whitelist", "file",
-            "-i", "file:" + os.fspath(path), *output_options, "pipe:1"]
-
-
-def decode(path, channel=None):
-    """One channel of a sound file, or the mean of all -> wave (n,) float32 at 16 kHz, energy (C + 1,): channels, then mean.
-
-    Streams, so an hour of 5.1 sound costs an hour of mono memory. The AU container is a 24-byte header (its length at byte
-    4, channels at byte 20) and then big-endian samples: it tells us how many channels ffmpeg found. aresample's
-    first_pts=0 keeps a sound track that starts late late, and async=1 fills holes, so that sound stays with its pictures.
-    Energy is that of the first difference: a DC offset or a subwoofer must not pass for the loudest channel.
-    """
-    command = ffmpeg_command(path, "-vn", "-af", f"aresample={SR}:async=1:first_pts=0", "-c:a", "pcm_f32be", "-f", "au")
-    parts, energy = [np.zeros(0, np.float32)], np.zeros(1)
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as ffmpeg:
-        try:
-            header = ffmpeg.stdout.read(24)
-            if len(header) == 24:
-                ffmpeg.stdout.read(int.from_bytes(header[4:8], "big") - 24)
-                channels = int.from_bytes(header[20:24], "big")
-                energy = np.zeros(channels + 1)
-                while len(block := ffmpeg.stdout.read(4 * channels * 2 ** 18)) >= 4 * channels:
-                    x = np.frombuffer(block, ">f4", len(block) // (4 * channels) * channels).reshape(-1, channels)
-                    x = np.concatenate([x, x.mean(1, keepdims=True, dtype=np.float64)], axis=1)   # (n, C + 1) float64
-                    energy += np.square(np.diff(x, axis=0)).sum(0) if np.isfinite(x).all() else np.nan
-                    parts.append(x[:, -1 if channel is None else channel].astype(np.float32))
-            failed = ffmpeg.wait()
-        except BaseException:
-            ffmpeg.kill()                                           # leaving the with-block would wait for it, however long it reads
-            raise
-        log.seek(0)
-        lines = [line.split("] ")[-1].strip() for line in log.read().decode("utf-8", "replace").splitlines()]
-    wave = np.concatenate(parts)
-    problem = next((line for line in lines if line), "no message from ffmpeg")
-    if any("does not contain any stream" in line for line in lines):
-        raise ValueError(f"{path!r} has no sound track: give a file with sound in it")
-    if failed and not len(wave):
-        raise ValueError(f"ffmpeg cannot read sound from {path!r} ({problem}): convert it to a wav or mp3 file")
-    if failed:
-        print(f"warning: {path!r} is damaged ({problem}): {len(wave) / SR:.2f} s could be read", file=sys.stderr)
-    return wave, energy
-
-
-def load_audio(path):
-    """Any audio file, or the sound track of a video -> (n,) float32, 16 kHz mono, full scale = 1, n >= 640.
-
-    Channels: their mean, unless it is more than 10 dB below the loudest channel (R = -L cancels to silence; speech in the
-    centre of 5.1 drowns); then the loudest channel. Several tracks: ffmpeg's choice (the default, else most channels). A
-    truncated file gives what is there. Encoder delay is removed where the container records it (mp3, m4a, ogg, opus: to the
-    sample); bare aac, avi+mp3 and wma come 20-45 ms late. Raises ValueError, one line: missing, a directory, unreadable, no
-    sound track, a playlist (a live one never ends), shorter than 0.04 s, NaN or infinite samples, floats on a scale of 32768.
-    """
-    path = os.fspath(path)
-    if not os.path.isfile(path):
-        why = "is a directory, not a sound file" if os.path.isdir(path) else "does not exist or is not a file"
-        raise ValueError(f"{path!r} {why}: check the path")
-    with open(path, "rb") as file:
-        if file.read(64).lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconcat")):
-            raise ValueError(f"{path!r} is a playlist, not a sound file: give one of the files that it names")
-    wave, energy = decode(path)
-    if not np.isfinite(energy).all():
-        raise ValueError(f"{path!r} contains NaN or infinite samples: export it again, for example as a 16-bit wav")
-    if energy[-1] < 0.1 * energy.max():
-        wave, _ = decode(path, int(energy.argmax()))
-    if len(wave) < FRAME:
-        raise ValueError(f"{path!r} holds {len(wave)} samples at 16 kHz: one video frame needs {FRAME} ({1 / FPS} s)")
-    if (peak := np.abs(wave).max()) > 8:                            # clipping at 1 would turn the video's sound into noise
-        raise ValueError(f"{path!r} has samples up to {peak:.0f}, but full scale is 1: divide them, for example by 32768")
-    return wave
 
 
 def mel_filters():
@@ -176,6 +99,8 @@ def main():
     parser.add_argument("file", help="any audio file, or a video with sound")
     parser.add_argument("--out", help="picture of the features (default: FILE with .mel.png)")
     args = parser.parse_args()
+    from media import load_audio  # which takes its constants from here
+
     out = args.out or os.path.splitext(args.file)[0] + ".mel.png"
     try:
         if not out.lower().endswith(".png"):                                  # any other name may be that of a sound, such as the one to be read

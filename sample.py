@@ -18,27 +18,24 @@ Every chunk is decoded and written at once, so memory grows with the length only
 import argparse
 import contextlib
 import math
-import os
-import subprocess
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 import tiny_data
-from audio_features import FPS, FRAME, ROWS, audio_windows, load_audio, log_mel
+from audio_features import FPS, FRAME, ROWS, audio_windows, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import one_line_errors, pick_device
 from distill_stage1 import load_stage1
 from distill_stage2 import load_stage2
 from latents import Cond
+from media import finished_file, load_audio, load_portrait, write_video
 from student import student_sampler
 from teacher import S_AUDIO, S_REF, Config, load_teacher, teacher_sampler
 from tiny_data import faces
@@ -111,26 +108,6 @@ def clock(seconds, name):
 
 # ---------------------------------------------------------------- the portrait
 
-def load_portrait(path):
-    """Any image file -> (64, 64, 3) uint8: upright (EXIF), transparent parts white, the middle square. Raises ValueError."""
-    if not os.path.isfile(path):
-        raise ValueError(f"{path!r} {'is a directory' if os.path.isdir(path) else 'does not exist'}: --image wants an image file")
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode in ("I", "F"):
-                raise ValueError("32-bit grey: save it as an 8-bit PNG")
-            if image.mode[0] == "I":                                # 16-bit grey, which convert() would clip
-                image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-            image = image.convert("RGBA")
-    except Exception as error:                                      # a broken file upsets each of Pillow's readers in its own way
-        raise ValueError(f"{path!r} is not an image that Pillow can read ({' '.join(str(error).split())[:90]})") from None
-    if min(image.size) < faces.SIZE:
-        raise ValueError(f"{path!r} is {image.width} x {image.height} pixels: at least {faces.SIZE} x {faces.SIZE} are needed")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return np.asarray(ImageOps.fit(image, (faces.SIZE, faces.SIZE), Image.Resampling.LANCZOS))
-
-
 def toy_portrait(seed):
     """The toy identity `seed`, at rest: lips closed, looking straight ahead -> (64, 64, 3) uint8."""
     rest = np.zeros((1, len(faces.MOTION)), np.float32)
@@ -153,37 +130,6 @@ def caption(texts, size):
     return np.asarray(image)
 
 
-def write_video(path, chunks, n_frames, size, audio):
-    """Frames -> .mp4 with the sound as it is in `audio`, or .gif; size (width, height). Raises ValueError with ffmpeg's own reason.
-
-    The sound goes through the same options as in load_audio, so it starts where the features did; apad and -t make it as
-    long as the frames. -vn keeps cover art out, -map_chapters an audiobook's length. "file:" as in audio_features: any name is a file's name.
-    """
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y",
-               "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", str(FPS), "-i", "pipe:0"]
-    if path.suffix == ".mp4":
-        command += ["-vn", "-sn", "-dn", "-protocol_whitelist", "file", "-i", "file:" + os.fspath(audio), "-max_error_rate", "1",
-                    "-af", "aresample=async=1:first_pts=0,aformat=channel_layouts=mono|stereo|5.1,apad", "-c:a", "aac", "-b:a", "160k",
-                    "-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p", "-c:v", "libx264", "-crf", "16",
-                    "-map_metadata", "-1", "-map_chapters", "-1", "-movflags", "+faststart"]
-    else:                                                           # a palette for every frame: one for all would wait for the end
-        command += ["-vf", "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=none", "-loop", "0"]
-    command += ["-t", str(n_frames / FPS), "file:" + os.fspath(path)]
-    with tempfile.TemporaryFile() as log:
-        with contextlib.suppress(BrokenPipeError), subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as ffmpeg:
-            try:
-                for frames in chunks:
-                    ffmpeg.stdin.write(frames.tobytes())
-            except BaseException as error:
-                if not isinstance(error, BrokenPipeError):          # that one means that ffmpeg ended first: it will say why
-                    ffmpeg.kill()
-                raise
-        log.seek(0)
-        lines = log.read().decode("utf-8", "replace").split("\n")
-    if ffmpeg.returncode:
-        raise ValueError(f"ffmpeg failed to write the video ({next(filter(None, lines), 'it was stopped').strip()})")
-
-
 def write_sheet(path, chunks, n_frames, size, audio):
     """Frames -> a .png: up to 48 of them, evenly spaced, 12 in a row. Only these are kept in memory."""
     columns = min(n_frames, max(1, 12 * size[1] // size[0]))
@@ -193,30 +139,6 @@ def write_sheet(path, chunks, n_frames, size, audio):
 
 
 WRITERS = {".mp4": write_video, ".gif": write_video, ".png": write_sheet}
-
-
-@contextlib.contextmanager
-def finished_file(path, inputs):
-    """Yield the name of a temporary file in path's folder, which takes path's place at the end, or is removed on errors."""
-    path = Path(path)
-    if path.suffix.lower() not in WRITERS:
-        raise ValueError(f"--out {str(path)!r} must end in {', '.join(WRITERS)}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--out {str(path)!r} {'is a directory' if path.is_dir() else 'lies in a folder that does not exist'}")
-    if any(f and path.exists() and os.path.exists(f) and path.samefile(f) for f in inputs):
-        raise ValueError(f"--out {str(path)!r} would replace the file that is to be read")
-    target = Path(os.path.realpath(path))                           # a link stays one
-    temporary = target.with_name(f".{os.getpid()}.tmp{path.suffix.lower()}")
-    try:
-        temporary.touch()                                           # an unwritable folder shows now, not after the sampling
-    except OSError as error:
-        raise ValueError(f"--out {str(path)!r} cannot be written: {error.strerror}") from None
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 # ---------------------------------------------------------------- the command line
@@ -306,7 +228,7 @@ def main(argv=None):
             names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
             if not names:
                 raise ValueError(f"no model's weights in {HERE / 'checkpoints'}: train them first (see README)")
-        with finished_file(args.out, [args.audio, args.image]) as temporary:
+        with finished_file(args.out, [args.audio, args.image], WRITERS) as temporary:
             portrait = load_portrait(args.image) if args.image is not None else toy_portrait(args.portrait)
             with clock(seconds, "features"):
                 wave = load_audio(args.audio)

@@ -16,9 +16,10 @@ import torch
 from evaluation import table as evaluate
 from evaluation import metrics
 import tiny_data
-from audio_features import FPS, ROWS, load_audio, log_mel
+from audio_features import FPS, ROWS, log_mel
 from autoencoder import load_autoencoder, to_pixels
 from common import one_line_errors, pick_device
+from media import load_audio
 from sample import speak, toy_portrait
 
 KINDS = {  # IPA symbols that a phone may begin with, after stress marks

@@ -10,7 +10,8 @@ from scipy.io import wavfile
 from scipy.signal import butter, sosfiltfilt
 
 import audio_features as af
-from audio_features import FRAME, HOP, N_FFT, N_MELS, SILENCE, SR, WINDOW, audio_windows, load_audio, log_mel
+from audio_features import FRAME, HOP, N_FFT, N_MELS, SILENCE, SR, WINDOW, audio_windows, log_mel
+from media import load_audio
 
 
 def ffmpeg(*args):

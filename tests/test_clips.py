@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from audio_features import FRAME, audio_windows
-from tiny_data.clips import load_folder, load_frames
+from media import load_frames
+from tiny_data.clips import load_folder
 
 # Black, then white from t = 1 s; a 1 kHz tone from t = 1 s.
 FLASH = ["-f", "lavfi", "-i", "color=black:r=30:d=2:s=320x180,drawbox=color=white:t=fill:enable='gte(t,1)'"]

@@ -13,15 +13,16 @@ from PIL import Image
 from scipy.io import wavfile
 
 import sample
-from audio_features import FRAME, SR, audio_windows, load_audio, log_mel
+from audio_features import FRAME, SR, audio_windows, log_mel
 from autoencoder import AutoEncoder, load_autoencoder
 from common import save_checkpoint
 from departures import noise_source
 from helpers import condition, small_unet
 from latents import Cond
+from media import load_audio
 from sample import generate_latents, speak, toy_portrait
 from teacher import ddim_sample, load_teacher
-from tiny_data.clips import load_frames
+from media import load_frames
 from unet import UNet
 
 REF = torch.zeros(1, 16, 8, 8)

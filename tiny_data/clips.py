@@ -5,29 +5,11 @@
 Five minutes of one steady, frontal face is enough to see the method work; the crop does not look for the face.
 """
 import os
-import subprocess
 
-import numpy as np
-
-from audio_features import FPS, FRAME, ffmpeg_command, load_audio
+from audio_features import FPS, FRAME
+from media import load_audio, load_frames
 
 VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv")
-
-
-def load_frames(path, size=64):
-    """A video file -> (F, size, size, 3) uint8 RGB at 25 fps: the middle square, area-averaged.
-
-    fps=...:start_time=0 puts frame 0 where the file's clock starts, as load_audio does with the sound, so a track that
-    starts late stays late. ffmpeg turns a phone's rotated video upright before the filters; sar is the shape of a pixel, so
-    the crop is square on the screen even when it is not in pixels. Raises ValueError, one line, if nothing can be decoded."""
-    video = (f"fps={FPS}:start_time=0,crop='min(iw,ih/sar)':'min(ih,iw*sar)',"
-             f"scale={size}:{size}:flags=area,format=rgb24")
-    command = ffmpeg_command(path, "-map", "0:V:0?", "-an", "-vf", video, "-f", "rawvideo")    # V: pictures, not cover art
-    result = subprocess.run(command, capture_output=True)
-    count = len(result.stdout) // (size * size * 3)
-    if not count:
-        raise ValueError(f"{os.fspath(path)!r} has no video that ffmpeg can read")
-    return np.frombuffer(result.stdout, np.uint8, count * size * size * 3).reshape(count, size, size, 3)
 
 
 def load_folder(folder, min_frames=20, size=64):
