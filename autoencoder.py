@@ -1,17 +1,24 @@
-"""Frames <-> latents: a per-frame convolutional autoencoder, 64 x 64 x 3 pixels <-> 8 x 8 x 16 numbers.
+"""Frames <-> latents: a per-frame convolutional autoencoder, 64 x 64 x 3 pixels <-> 8 x 8 x 16
+numbers.
 
     z = (E(x) − mean) / std                      per channel: unit variance over the training frames
     L = ‖D(z + 0.03 n) − x‖² + ‖∇D(z + 0.03 n) − ∇x‖²,      n ~ N(0, 1)
-    then, for the decoder alone, L + 0.1 |ΔD(z + 0.03 n) − Δx|             Δ: from a frame to the next
+    then, for the decoder alone, L + 0.1 |ΔD(z + 0.03 n) − Δx|             Δ: from a frame to the
+    next
 
-The noise n makes the decoder smooth: what a diffusion model gets slightly wrong in a latent must not show as flicker. The
-gradient term (differences of neighbouring pixels) keeps eyes and mouth crisp where a pixel loss alone would blur them.
-First both halves learn together; then the encoder, and with it the latents, stays, and the decoder goes on (as was done for Stable
-Diffusion's) and learns not to flicker: half the cost a step, and a diffusion model trained on the latents keeps its value.
+The noise n makes the decoder smooth: what a diffusion model gets slightly wrong in a latent must
+not show as flicker. The gradient term (differences of neighbouring pixels) keeps eyes and mouth
+crisp where a pixel loss alone would blur them. First both halves learn together; then the encoder,
+and with it the latents, stays, and the decoder goes on (as was done for Stable Diffusion's) and
+learns not to flicker: half the cost a step, and a diffusion model trained on the latents keeps its
+value.
 
-    python autoencoder.py --bf16                 45 minutes on one CPU core (AVX-512, AMX; torch 2.13.0)
-Writes checkpoints/autoencoder.pt (the moving average, float16) and out/autoencoder/: log.jsonl, last.pt, contact sheets.
+    python autoencoder.py --bf16                 45 minutes on one CPU core (AVX-512, AMX; torch
+    2.13.0)
+Writes checkpoints/autoencoder.pt (the moving average, float16) and out/autoencoder/: log.jsonl,
+last.pt, contact sheets.
 """
+
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -21,35 +28,64 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny_data
-from common import Log, check_finite, cosine_decay, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import (
+    Log,
+    check_finite,
+    cosine_decay,
+    load_network,
+    one_line_errors,
+    parse,
+    pick_device,
+    resume_training,
+    save_training,
+    update_ema,
+)
 
 
 @dataclass
 class Config:
-    data: str = "data/tiny"      # toy set (built if missing) or a folder of video clips
-    videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
-    out: str = "out/autoencoder" # log, contact sheets and the resumable checkpoint
+    data: str = "data/tiny"  # toy set (built if missing) or a folder of video clips
+    videos: int = 0  # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+    out: str = "out/autoencoder"  # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/autoencoder.pt"  # where the trained network goes
-    steps: int = 10000           # optimiser steps of encoder and decoder together
-    decoder_steps: int = 12000   # then, of the decoder alone, on pairs of neighbouring frames: the latents stay as they are
-    init: str = ""               # an autoencoder, instead of the first phase: its latents stay, its decoder goes on
-    batch: int = 32              # frames per step
-    lr: float = 1e-3             # peak learning rate (AdamW, cosine decay to zero)
-    noise: float = 0.03          # standard deviation of the noise on the latents, in units of theirs
-    gradient: float = 1.0        # ablation: weight of the image-gradient term
-    change: float = 0.1          # ablation: weight of the change from frame to frame, in the decoder's own steps
-    log_every: int = 100         # steps
-    save_every: int = 1000       # steps between checkpoints and contact sheets
+    steps: int = 10000  # optimiser steps of encoder and decoder together
+    # then, of the decoder alone, on pairs of neighbouring frames: the latents stay as they are
+    decoder_steps: int = 12000
+    init: str = (
+        ""  # an autoencoder, instead of the first phase: its latents stay, its decoder goes on
+    )
+    batch: int = 32  # frames per step
+    lr: float = 1e-3  # peak learning rate (AdamW, cosine decay to zero)
+    noise: float = 0.03  # standard deviation of the noise on the latents, in units of theirs
+    gradient: float = 1.0  # ablation: weight of the image-gradient term
+    change: float = (
+        0.1  # ablation: weight of the change from frame to frame, in the decoder's own steps
+    )
+    log_every: int = 100  # steps
+    save_every: int = 1000  # steps between checkpoints and contact sheets
     seed: int = 0
-    device: str = "auto"         # auto = cuda if there is one, else cpu
-    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
+    device: str = "auto"  # auto = cuda if there is one, else cpu
+    bf16: bool = (
+        False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
+    )
 
 
-SMOKE = dict(videos=4, steps=4, decoder_steps=2, batch=8, log_every=2, save_every=3, data="data/smoke", out="out/smoke/autoencoder", weights="out/smoke/autoencoder.pt")
+SMOKE = dict(
+    videos=4,
+    steps=4,
+    decoder_steps=2,
+    batch=8,
+    log_every=2,
+    save_every=3,
+    data="data/smoke",
+    out="out/smoke/autoencoder",
+    weights="out/smoke/autoencoder.pt",
+)
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(conv(silu(x)))); (N, C, H, W) -> the same shape. No normalisation: latents must not depend on it."""
+    """x + conv(silu(conv(silu(x)))); (N, C, H, W) -> the same shape. No normalisation: latents must
+    not depend on it."""
 
     def __init__(self, channels):
         super().__init__()
@@ -62,63 +98,94 @@ class ResBlock(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """encode (N, 3, 64, 64) in [-1, 1] -> (N, 16, 8, 8), unit variance; decode goes back. Pixel (un)shuffles change the
-    resolution: they cost nothing, and all convolutions run at 32 x 32 or below. Any multiple of 8 works as a size."""
+    """encode (N, 3, 64, 64) in [-1, 1] -> (N, 16, 8, 8), unit variance; decode goes back. Pixel
+    (un)shuffles change the resolution: they cost nothing, and all convolutions run at 32 x 32 or
+    below. Any multiple of 8 works as a size."""
 
     def __init__(self, latent=16, enc=(32, 64, 128), dec=(32, 64, 128)):
         super().__init__()
         a, b, c = enc
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(2), nn.Conv2d(12, a, 3, padding=1), ResBlock(a),                       # 32 x 32
-            nn.PixelUnshuffle(2), nn.Conv2d(4 * a, b, 1), ResBlock(b),                               # 16 x 16
-            nn.PixelUnshuffle(2), nn.Conv2d(4 * b, c, 1), ResBlock(c), ResBlock(c),                  # 8 x 8
-            nn.SiLU(), nn.Conv2d(c, latent, 1))
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, a, 3, padding=1),
+            ResBlock(a),  # 32 x 32
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * a, b, 1),
+            ResBlock(b),  # 16 x 16
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * b, c, 1),
+            ResBlock(c),
+            ResBlock(c),  # 8 x 8
+            nn.SiLU(),
+            nn.Conv2d(c, latent, 1),
+        )
         a, b, c = dec
         self.decoder = nn.Sequential(
-            nn.Conv2d(latent, c, 3, padding=1), ResBlock(c), ResBlock(c), ResBlock(c),
-            nn.Conv2d(c, 4 * b, 1), nn.PixelShuffle(2), ResBlock(b),
-            nn.Conv2d(b, 4 * a, 1), nn.PixelShuffle(2), ResBlock(a),
-            nn.SiLU(), nn.Conv2d(a, 12, 3, padding=1), nn.PixelShuffle(2))
+            nn.Conv2d(latent, c, 3, padding=1),
+            ResBlock(c),
+            ResBlock(c),
+            ResBlock(c),
+            nn.Conv2d(c, 4 * b, 1),
+            nn.PixelShuffle(2),
+            ResBlock(b),
+            nn.Conv2d(b, 4 * a, 1),
+            nn.PixelShuffle(2),
+            ResBlock(a),
+            nn.SiLU(),
+            nn.Conv2d(a, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
         self.register_buffer("mean", torch.zeros(latent, 1, 1))
         self.register_buffer("std", torch.ones(latent, 1, 1))
 
     def encode(self, x):
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % 8 or x.shape[3] % 8:
-            raise ValueError(f"encode wants frames (N, 3, H, W), H and W multiples of 8, got {tuple(x.shape)}")
+            raise ValueError(
+                f"encode wants frames (N, 3, H, W), H and W multiples of 8, got {tuple(x.shape)}"
+            )
         return (self.encoder(x) - self.mean) / self.std
 
     def decode(self, z):
         if z.ndim != 4 or z.shape[1] != len(self.mean):
-            raise ValueError(f"decode wants latents (N, {len(self.mean)}, h, w), got {tuple(z.shape)}")
+            raise ValueError(
+                f"decode wants latents (N, {len(self.mean)}, h, w), got {tuple(z.shape)}"
+            )
         return self.decoder(z * self.std + self.mean)
 
 
 def reconstruction_loss(y, x, gradient):
-    """‖y − x‖² + gradient · ‖∇y − ∇x‖², means over pixels; ∇ are the differences to the right and lower neighbours.
+    """‖y − x‖² + gradient · ‖∇y − ∇x‖², means over pixels; ∇ are the differences to the right and
+    lower neighbours.
 
-    y, x (N, 3, H, W) -> scalar. The second term weighs an edge of one pixel as much as a flat error: edges stay crisp.
+    y, x (N, 3, H, W) -> scalar. The second term weighs an edge of one pixel as much as a flat
+    error: edges stay crisp.
     """
     d = y - x
     return d.pow(2).mean() + gradient * (d.diff(dim=2).pow(2).mean() + d.diff(dim=3).pow(2).mean())
 
 
 def change_loss(y, x):
-    """mean |(y' − y) − (x' − x)| for pairs of neighbouring frames, (2 N, 3, H, W), x_0, x_0', x_1, x_1' ... -> scalar.
+    """mean |(y' − y) − (x' − x)| for pairs of neighbouring frames, (2 N, 3, H, W), x_0, x_0', x_1,
+    x_1' ... -> scalar.
 
-    Errors that come and go are seen as flicker, most of all where nothing moves: there the square would hardly count them.
+    Errors that come and go are seen as flicker, most of all where nothing moves: there the square
+    would hardly count them.
     """
     d = y - x
     return (d[1::2] - d[::2]).abs().mean()
 
 
 def psnr(y, x):
-    """Peak signal-to-noise ratio of frames in [-1, 1], (N, 3, H, W) -> (N,) dB: 10 log10(1 / mean squared error on [0, 1])."""
+    """Peak signal-to-noise ratio of frames in [-1, 1], (N, 3, H, W) -> (N,) dB: 10 log10(1 / mean
+    squared error on [0, 1])."""
     return -10 * ((y.clamp(-1, 1) - x) / 2).pow(2).mean((1, 2, 3)).clamp_min(1e-12).log10()
 
 
 def to_pixels(frames, device="cpu"):
     """uint8 (N, H, W, 3) -> float (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.array(frames)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return (
+        torch.from_numpy(np.array(frames)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    )
 
 
 def to_uint8(x):
@@ -127,25 +194,40 @@ def to_uint8(x):
 
 
 def mouth_box(frames, motion, half=(12, 10)):
-    """Cut the mouth out of true frames: (N, 3, 64, 64), motion (N, 11) -> (N, 3, 20, 24), centred where faces.py draws it."""
+    """Cut the mouth out of true frames: (N, 3, 64, 64), motion (N, 11) -> (N, 3, 20, 24), centred
+    where faces.py draws it."""
     turn, roll = motion[:, 7], motion[:, 5]
-    fx, fy = 3.6 * turn, 9.5 + 3.0 * motion[:, 0]                             # in head coordinates; the jaw opens downwards
+    fx, fy = 3.6 * turn, 9.5 + 3.0 * motion[:, 0]  # in head coordinates; the jaw opens downwards
     x = 32 + motion[:, 3] + np.cos(roll) * fx - np.sin(roll) * fy
     y = 31 + motion[:, 4] + np.sin(roll) * fx + np.cos(roll) * fy
     x, y = (np.clip(np.round(c).astype(int), h, 64 - h) for c, h in ((x, half[0]), (y, half[1])))
-    return torch.stack([f[:, b - half[1]:b + half[1], a - half[0]:a + half[0]] for f, a, b in zip(frames, x, y)])
+    return torch.stack(
+        [
+            f[:, b - half[1] : b + half[1], a - half[0] : a + half[0]]
+            for f, a, b in zip(frames, x, y)
+        ]
+    )
 
 
 @torch.no_grad()
 def validate(model, videos, stride=8):
-    """Held-out quality on every stride-th frame -> dict: psnr and psnr_mouth in dB, psnr_noisy with noise 0.1 on the latents,
-    flicker: the mean change of the decoded frame when nothing but that noise changes, relative to the data's own."""
+    """Held-out quality on every stride-th frame -> dict: psnr and psnr_mouth in dB, psnr_noisy with
+    noise 0.1 on the latents, flicker: the mean change of the decoded frame when nothing but that
+    noise changes, relative to the data's own."""
     x = to_pixels(videos.frames[::stride], model.mean.device)
     z = model.encode(x)
     y = model.decode(z)
-    noisy = model.decode(z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z))
-    change = to_pixels(videos.frames[:min(65, videos.starts[1])], x.device).diff(dim=0).abs().mean()
-    scores = dict(psnr=psnr(y, x).mean().item(), psnr_noisy=psnr(noisy, x).mean().item(), flicker=((noisy - y).abs().mean() / change).item())
+    noisy = model.decode(
+        z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
+    )
+    change = (
+        to_pixels(videos.frames[: min(65, videos.starts[1])], x.device).diff(dim=0).abs().mean()
+    )
+    scores = dict(
+        psnr=psnr(y, x).mean().item(),
+        psnr_noisy=psnr(noisy, x).mean().item(),
+        flicker=((noisy - y).abs().mean() / change).item(),
+    )
     if len(videos.motion):
         move = np.asarray(videos.motion[::stride])
         scores["psnr_mouth"] = psnr(mouth_box(y, move), mouth_box(x, move)).mean().item()
@@ -153,7 +235,8 @@ def validate(model, videos, stride=8):
 
 
 def load_autoencoder(path="checkpoints/autoencoder.pt", device="cpu"):
-    """-> AutoEncoder in eval mode without gradients. Raises ValueError for a missing or foreign file."""
+    """-> AutoEncoder in eval mode without gradients. Raises ValueError for a missing or foreign
+    file."""
     model, _ = load_network(path, "autoencoder", lambda config: AutoEncoder())
     return model.to(device, memory_format=torch.channels_last)
 
@@ -172,30 +255,41 @@ def train(cfg, resume=False):
     device = pick_device(cfg.device)
 
     # 2 data
-    frames, held_out = tiny_data.load(cfg.data, "train", cfg.videos).frames, tiny_data.load(cfg.data, "val", cfg.videos)
+    frames, held_out = (
+        tiny_data.load(cfg.data, "train", cfg.videos).frames,
+        tiny_data.load(cfg.data, "val", cfg.videos),
+    )
 
     # 3 networks
     model = AutoEncoder().to(device, memory_format=torch.channels_last)
     if cfg.init:
         model.load_state_dict(load_autoencoder(cfg.init, device).state_dict())
     ema = deepcopy(model).requires_grad_(False)
-    print(f"encoder {sum(p.numel() for p in model.encoder.parameters()) / 1e6:.2f} M, decoder "
-          f"{sum(p.numel() for p in model.decoder.parameters()) / 1e6:.2f} M parameters, {len(frames)} frames, {device}")
+    print(
+        f"encoder {sum(p.numel() for p in model.encoder.parameters()) / 1e6:.2f} M, decoder "
+        f"{sum(p.numel() for p in model.decoder.parameters()) / 1e6:.2f} M parameters, {len(frames)} frames, {device}"
+    )
 
     # 4 optimiser
-    optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+    )
 
     # 5 resume
-    first = resume_training(cfg, "autoencoder", generator, model=model, ema=ema, optimiser=optimiser) if resume else 0
+    first = (
+        resume_training(cfg, "autoencoder", generator, model=model, ema=ema, optimiser=optimiser)
+        if resume
+        else 0
+    )
     log = Log(cfg.out, cfg, device, resume)
 
     # 6 loop
     for step in range(first, cfg.steps + cfg.decoder_steps):
         alone = step >= cfg.steps
-        if step == cfg.steps:                                         # phase 2 starts from the average, with fresh moments
+        if step == cfg.steps:  # phase 2 starts from the average, with fresh moments
             model.load_state_dict(ema.state_dict())
             optimiser.state.clear()
-        if alone:                                                                                             # batch
+        if alone:  # batch
             # neighbours; one pair in 80 is the last frame of a video and the first of the next: a change like any other
             first = torch.randint(len(frames) - 1, (cfg.batch // 2, 1), generator=generator)
             picked = (first + torch.arange(2)).flatten()
@@ -203,7 +297,7 @@ def train(cfg, resume=False):
             picked = torch.randint(len(frames), (cfg.batch,), generator=generator)
         x = to_pixels(frames[picked.numpy()], device)
 
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                                     # loss
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):  # loss
             with torch.set_grad_enabled(not alone):
                 z = model.encoder(x).float()
             mean, std = z.detach().mean((0, 2, 3)), z.detach().std((0, 2, 3))
@@ -213,25 +307,38 @@ def train(cfg, resume=False):
         if alone:
             loss = loss + cfg.change * change_loss(y, x)
 
-        optimiser.zero_grad(set_to_none=True)                                                                   # step
+        optimiser.zero_grad(set_to_none=True)  # step
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         done, total = (step - cfg.steps, cfg.decoder_steps) if alone else (step, cfg.steps)
-        optimiser.param_groups[0]["lr"] = cfg.lr * min(1, (done + 1) / 300) * cosine_decay(done / total)
+        optimiser.param_groups[0]["lr"] = (
+            cfg.lr * min(1, (done + 1) / 300) * cosine_decay(done / total)
+        )
         check_finite(step, loss=loss.item(), gradient=norm.item())
         optimiser.step()
-        if not alone:                                                 # running statistics, for encode and decode
+        if not alone:  # running statistics, for encode and decode
             model.mean[:, 0, 0].lerp_(mean, 1 if step == 0 else 0.01)
             model.std[:, 0, 0].lerp_(std, 1 if step == 0 else 0.01)
-        update_ema(ema, model, step, 0.999)                                                                     # ema
+        update_ema(ema, model, step, 0.999)  # ema
 
-        if (step + 1) % cfg.log_every == 0:                                                                     # log
-            log(step + 1, loss=loss.item(), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"])
-        if (step + 1) % cfg.save_every == 0 or step + 1 in (cfg.steps, cfg.steps + cfg.decoder_steps):             # sample, save
+        if (step + 1) % cfg.log_every == 0:  # log
+            log(
+                step + 1, loss=loss.item(), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"]
+            )
+        if (step + 1) % cfg.save_every == 0 or step + 1 in (
+            cfg.steps,
+            cfg.steps + cfg.decoder_steps,
+        ):  # sample, save
             log(step + 1, **validate(ema, held_out))
-            shown = held_out.frames[::len(held_out.frames) // 12][:12]
-            tiny_data.contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [to_uint8(ema.decode(ema.encode(to_pixels(shown, device)))), shown], scale=3)
-            save_training(cfg, "autoencoder", step + 1, generator, model=model, ema=ema, optimiser=optimiser)
+            shown = held_out.frames[:: len(held_out.frames) // 12][:12]
+            tiny_data.contact_sheet(
+                f"{cfg.out}/{step + 1:06d}.png",
+                [to_uint8(ema.decode(ema.encode(to_pixels(shown, device)))), shown],
+                scale=3,
+            )
+            save_training(
+                cfg, "autoencoder", step + 1, generator, model=model, ema=ema, optimiser=optimiser
+            )
     return ema
 
 

@@ -1,7 +1,10 @@
-"""What every training script needs and no paper writes about: arguments, device, log, checkpoints, moving average.
+"""What every training script needs and no paper writes about: arguments, device, log, checkpoints,
+moving average.
 
-Nothing here knows about diffusion. A Config dataclass is the command line: each field is an option, its comment the help.
+Nothing here knows about diffusion. A Config dataclass is the command line: each field is an option,
+its comment the help.
 """
+
 import argparse
 import contextlib
 import dataclasses
@@ -21,38 +24,70 @@ import torch
 
 
 def parse(config_class, doc, smoke, argv=None):
-    """Command line -> (config, resume). Every field of the dataclass is an option: --lr 1e-4, --bf16, --no-bf16.
+    """Command line -> (config, resume). Every field of the dataclass is an option: --lr 1e-4,
+    --bf16, --no-bf16.
 
-    `smoke` is a dict of field values which --smoke puts in place of the defaults: everything runs, at toy size.
+    `smoke` is a dict of field values which --smoke puts in place of the defaults: everything runs,
+    at toy size.
     """
     comments = dict(re.findall(r"^    (\w+):.*?#\s*(.*)$", inspect.getsource(config_class), re.M))
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for f in dataclasses.fields(config_class):
-        kind = {"action": argparse.BooleanOptionalAction} if isinstance(f.default, bool) else {"type": type(f.default)}
-        parser.add_argument("--" + f.name.replace("_", "-"), default=None, **kind,
-                            help=f"{comments.get(f.name, '')} (default: {f.default})".replace("%", "%%"))
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    parser.add_argument("--smoke", action="store_true", help="everything at toy size, in well under a minute")
+        kind = (
+            {"action": argparse.BooleanOptionalAction}
+            if isinstance(f.default, bool)
+            else {"type": type(f.default)}
+        )
+        parser.add_argument(
+            "--" + f.name.replace("_", "-"),
+            default=None,
+            **kind,
+            help=f"{comments.get(f.name, '')} (default: {f.default})".replace("%", "%%"),
+        )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in --out"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="everything at toy size, in well under a minute"
+    )
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     resume, small = given.pop("resume"), given.pop("smoke")
     for name, value in given.items():
-        least = 1 if name.endswith("_every") or name in ("batch", "frames", "channels", "people", "steps", "last_steps") else 0
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not (math.isfinite(value) and value >= least):
-            parser.error(f"--{name.replace('_', '-')} must be a finite number >= {least}, got {value}")
-        if name == "seed" and value >= 2 ** 63:
+        least = (
+            1
+            if name.endswith("_every")
+            or name in ("batch", "frames", "channels", "people", "steps", "last_steps")
+            else 0
+        )
+        if (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and not (math.isfinite(value) and value >= least)
+        ):
+            parser.error(
+                f"--{name.replace('_', '-')} must be a finite number >= {least}, got {value}"
+            )
+        if name == "seed" and value >= 2**63:
             parser.error(f"--seed must be below 2^63, got {value}")
     return config_class(**{**(smoke if small else {}), **given}), resume
 
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Expected trouble (bad input, missing files, a diverged run) ends with one clear line and exit code 2.
+    """Expected trouble (bad input, missing files, a diverged run) ends with one clear line and exit
+    code 2.
 
-    SIGTERM, and SIGHUP where nohup has not switched it off, unwind like Ctrl-C, so that temporary files are removed.
+    SIGTERM, and SIGHUP where nohup has not switched it off, unwind like Ctrl-C, so that temporary
+    files are removed.
     """
     if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):                                    # Windows has no SIGHUP
-            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            if (
+                hasattr(signal, name)
+                and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN
+            ):
                 signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     try:
         yield
@@ -65,30 +100,37 @@ def one_line_errors():
 
 
 def pick_device(name):
-    """"auto" -> cuda if there is one, else cpu; any other name is checked. Raises ValueError."""
+    """ "auto" -> cuda if there is one, else cpu; any other name is checked. Raises ValueError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=name).cpu()
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0][:80]}); try --device cpu") from None
+        raise ValueError(
+            f"device {name!r} cannot be used ({str(error).splitlines()[0][:80]}); try --device cpu"
+        ) from None
 
 
 def check_finite(step, **terms):
-    """Stop the run where it broke: FloatingPointError naming the step and the first non-finite term."""
+    """Stop the run where it broke: FloatingPointError naming the step and the first non-finite
+    term."""
     for name, value in terms.items():
         if not math.isfinite(value):
-            raise FloatingPointError(f"{name} is {value} at step {step}; go back to a checkpoint with --resume and a smaller learning rate")
+            raise FloatingPointError(
+                f"{name} is {value} at step {step}; go back to a checkpoint with --resume and a smaller learning rate"
+            )
 
 
 def cosine_decay(progress):
-    """½ (1 + cos π p): the share of a learning rate that is left at progress p of a run: 1 at p = 0, 0 at p = 1."""
+    """½ (1 + cos π p): the share of a learning rate that is left at progress p of a run: 1 at p =
+    0, 0 at p = 1."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def update_ema(ema, model, step, decay=0.999):
-    """θ_ema ← d θ_ema + (1 − d) θ with d = min(decay, (1 + step) / (10 + step)): parameters only, buffers are copied."""
+    """θ_ema ← d θ_ema + (1 − d) θ with d = min(decay, (1 + step) / (10 + step)): parameters only,
+    buffers are copied."""
     d = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
         torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - d)
@@ -97,88 +139,138 @@ def update_ema(ema, model, step, decay=0.999):
 
 
 def save_checkpoint(path, **content):
-    """Write plain tensors, numbers, strings, lists and dicts; first to a temporary file, so that no reader sees half of it."""
+    """Write plain tensors, numbers, strings, lists and dicts; first to a temporary file, so that no
+    reader sees half of it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         torch.save(content, temporary)
         os.replace(temporary, path)
-    except RuntimeError as error:                                             # how torch says that it cannot open the file, or that the disk is full
+    except (
+        RuntimeError
+    ) as error:  # how torch says that it cannot open the file, or that the disk is full
         raise OSError(f"{path} cannot be written ({str(error).splitlines()[0][:80]})") from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path, kind):
-    """Read what save_checkpoint wrote, on the CPU. kind: what the file must say it is, such as "teacher".
+    """Read what save_checkpoint wrote, on the CPU. kind: what the file must say it is, such as
+    "teacher".
 
     Raises ValueError with one line for a missing, damaged or foreign file.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}: train it first (see README) or name another file")
+        raise ValueError(
+            f"no checkpoint at {path}: train it first (see README) or name another file"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
-    except Exception:                                                         # each kind of damage upsets the unpickler in its own way
+    except Exception:  # each kind of damage upsets the unpickler in its own way
         raise ValueError(f"{path} is damaged or not a checkpoint of this project") from None
     if not isinstance(content, dict) or content.get("kind") != kind:
-        found = content.get("kind", "something else") if isinstance(content, dict) else "something else"
+        found = (
+            content.get("kind", "something else") if isinstance(content, dict) else "something else"
+        )
         raise ValueError(f"{path} holds {found!r}, but a {kind!r} checkpoint is wanted")
     return content
 
 
 def load_network(path, kind, make):
-    """A shipped network, float32 and frozen, and its config: make(config) -> the module. Raises ValueError, as load_checkpoint."""
+    """A shipped network, float32 and frozen, and its config: make(config) -> the module. Raises
+    ValueError, as load_checkpoint."""
     saved = load_checkpoint(path, kind)
     try:
         model = make(saved["config"])
         model.load_state_dict({k: v.float() for k, v in saved["model"].items()})
     except (RuntimeError, AttributeError, KeyError, TypeError):
-        raise ValueError(f"{path} does not fit this version of the code: train it again or name another file") from None
+        raise ValueError(
+            f"{path} does not fit this version of the code: train it again or name another file"
+        ) from None
     return model.eval().requires_grad_(False), saved["config"]
 
 
-MAY_CHANGE = {"out", "weights", "device", "log_every", "save_every", "sample_every", "lr", "fake_lr", "disc_lr", "steps", "decoder_steps", "videos"}
+MAY_CHANGE = {
+    "out",
+    "weights",
+    "device",
+    "log_every",
+    "save_every",
+    "sample_every",
+    "lr",
+    "fake_lr",
+    "disc_lr",
+    "steps",
+    "decoder_steps",
+    "videos",
+}
 
 
 def same_run(cfg, saved, path):
-    """Raises ValueError if the Config cfg and the dict `saved`, that of the run which path came from, differ in what may not change."""
+    """Raises ValueError if the Config cfg and the dict `saved`, that of the run which path came
+    from, differ in what may not change."""
     given = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in MAY_CHANGE}
     if given.keys() != saved.keys() - MAY_CHANGE:
-        raise ValueError(f"{path} was made by another version of the code: start again, or give another --out")
+        raise ValueError(
+            f"{path} was made by another version of the code: start again, or give another --out"
+        )
     if other := [k for k, v in given.items() if saved[k] != v]:
-        option = lambda k: ("--no-" if saved[k] is False else "--") + k.replace("_", "-") + ("" if isinstance(saved[k], bool) else f" {saved[k]}")
-        raise ValueError(f"{path} was made with {', '.join(map(option, other))}: give the same, or another --out")
+        option = lambda k: (
+            ("--no-" if saved[k] is False else "--")
+            + k.replace("_", "-")
+            + ("" if isinstance(saved[k], bool) else f" {saved[k]}")
+        )
+        raise ValueError(
+            f"{path} was made with {', '.join(map(option, other))}: give the same, or another --out"
+        )
 
 
 def resume_training(cfg, kind, generator, **parts):
-    """Put back what save_training wrote -> the step to go on from. parts: everything with a state_dict, by name.
+    """Put back what save_training wrote -> the step to go on from. parts: everything with a
+    state_dict, by name.
 
     Raises ValueError where the run in cfg.out was another one.
     """
     if not Path(cfg.out, "last.pt").exists():
-        raise ValueError(f"no {cfg.out}/last.pt to go on from: start without --resume, or name the run's --out")
+        raise ValueError(
+            f"no {cfg.out}/last.pt to go on from: start without --resume, or name the run's --out"
+        )
     saved = load_checkpoint(f"{cfg.out}/last.pt", f"{kind} training")
     same_run(cfg, saved["config"], f"{cfg.out}/last.pt")
     try:
         for name, part in parts.items():
             part.load_state_dict(saved[name])
-    except (RuntimeError, KeyError, ValueError):                              # ValueError: an optimiser with other groups
-        raise ValueError(f"{cfg.out}/last.pt does not fit this version of the code: start again, or give another --out") from None
+    except (RuntimeError, KeyError, ValueError):  # ValueError: an optimiser with other groups
+        raise ValueError(
+            f"{cfg.out}/last.pt does not fit this version of the code: start again, or give another --out"
+        ) from None
     generator.set_state(saved["random"])
     return saved["step"]
 
 
 def save_training(cfg, kind, step, generator, ship=True, network=None, **parts):
-    """Write out/last.pt, from which --resume goes on, and if `ship` the moving average `ema` alone as float16 to cfg.weights,
-    with the config and what else `network`, a dict, says of it."""
-    save_checkpoint(f"{cfg.out}/last.pt", kind=f"{kind} training", step=step, config=dataclasses.asdict(cfg), random=generator.get_state(),
-                    **{name: part.state_dict() for name, part in parts.items()})
+    """Write out/last.pt, from which --resume goes on, and if `ship` the moving average `ema` alone
+    as float16 to cfg.weights, with the config and what else `network`, a dict, says of it."""
+    save_checkpoint(
+        f"{cfg.out}/last.pt",
+        kind=f"{kind} training",
+        step=step,
+        config=dataclasses.asdict(cfg),
+        random=generator.get_state(),
+        **{name: part.state_dict() for name, part in parts.items()},
+    )
     if ship:
-        save_checkpoint(cfg.weights, kind=kind, step=step, config=dataclasses.asdict(cfg) | (network or {}), model=half(parts["ema"].state_dict()))
+        save_checkpoint(
+            cfg.weights,
+            kind=kind,
+            step=step,
+            config=dataclasses.asdict(cfg) | (network or {}),
+            model=half(parts["ema"].state_dict()),
+        )
 
 
 def half(state):
@@ -187,20 +279,28 @@ def half(state):
 
 
 def mean_rows(rows):
-    """[{name: number}] -> the mean of each of the last row's numbers over the rows that have it: one line of the log."""
+    """[{name: number}] -> the mean of each of the last row's numbers over the rows that have it:
+    one line of the log."""
     return {k: float(np.mean([row[k] for row in rows if k in row])) for k in rows[-1]}
 
 
 class Log:
-    """One aligned line on the terminal, and the same keys as JSON lines in out/log.jsonl (first line: config, versions)."""
+    """One aligned line on the terminal, and the same keys as JSON lines in out/log.jsonl (first
+    line: config, versions)."""
 
     def __init__(self, out, config, device, resume):
         Path(out).mkdir(parents=True, exist_ok=True)
         self.path, self.start = Path(out) / "log.jsonl", time.time()
         if not resume:
             self.path.unlink(missing_ok=True)
-        self.write(config=dataclasses.asdict(config), torch=torch.__version__, numpy=np.__version__, device=str(device),
-                   threads=torch.get_num_threads(), resumed=bool(resume))
+        self.write(
+            config=dataclasses.asdict(config),
+            torch=torch.__version__,
+            numpy=np.__version__,
+            device=str(device),
+            threads=torch.get_num_threads(),
+            resumed=bool(resume),
+        )
 
     def write(self, **row):
         with open(self.path, "a") as f:
@@ -209,4 +309,9 @@ class Log:
     def __call__(self, step, **row):
         row = {"step": step, "seconds": round(time.time() - self.start, 1), **row}
         self.write(**row)
-        print("  ".join(f"{k} {v:>7d}" if isinstance(v, int) else f"{k} {v:>8.4g}" for k, v in row.items()), flush=True)
+        print(
+            "  ".join(
+                f"{k} {v:>7d}" if isinstance(v, int) else f"{k} {v:>8.4g}" for k, v in row.items()
+            ),
+            flush=True,
+        )

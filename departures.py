@@ -1,27 +1,33 @@
 """What our default recipe does otherwise than the method, behind one option: --recipe plain | toy.
 
-"plain" is the method: ε is independent in every frame and place, and AdamW trains everything. "toy" changes
+"plain" is the method: ε is independent in every frame and place, and AdamW trains everything. "toy"
+changes
 
 1. noise alike over frames:  ε' = √K ε over the frames,  K_fg = exp(−(f − g)² / 2ℓ²)
 2. no noise at the mouth:    ε' = 0 at the mouth's 12 of 64 places, where the sound decides
-3. noise where faces move:   ε' = Vᵀ V ε, V the principal directions of a frame's motion        (students only)
-4. Muon instead of AdamW for the teacher's matrices
+3. noise where faces move:   ε' = Vᵀ V ε, V the principal directions of a frame's motion
+(students only) 4. Muon instead of AdamW for the teacher's matrices
 
-A recipe is stored in every checkpoint, and students inherit the teacher's: sampling needs no option.
-docs/departures.md says what each buys.
+A recipe is stored in every checkpoint, and students inherit the teacher's: sampling needs no
+option. docs/departures.md says what each buys.
 """
+
 from typing import NamedTuple
 
 import torch
 
-MOUTH = slice(4, 7), slice(2, 6)       # latent rows and columns in which the mouth lies, whatever the head does
+MOUTH = (
+    slice(4, 7),
+    slice(2, 6),
+)  # latent rows and columns in which the mouth lies, whatever the head does
 
 
 class Noise(NamedTuple):
     """How ε is shaped; the defaults leave it as it is."""
-    smooth: float = 0.0      # ℓ, in frames; 0 = independent in every frame
-    mouth: float = 1.0       # its strength at the mouth
-    directions: int = 0      # in how many directions of motion; 0 = all
+
+    smooth: float = 0.0  # ℓ, in frames; 0 = independent in every frame
+    mouth: float = 1.0  # its strength at the mouth
+    directions: int = 0  # in how many directions of motion; 0 = all
 
 
 PLAIN = Noise()
@@ -45,24 +51,28 @@ def noise_source(recipe, whose, fresh, basis=None):
     noise = NOISE[whose][recipe]
     if noise == PLAIN:
         return fresh
-    basis = None if basis is None or not noise.directions else basis[:noise.directions]
+    basis = None if basis is None or not noise.directions else basis[: noise.directions]
     return lambda: shape_noise(fresh(), noise.smooth, noise.mouth, basis)
 
 
 def shape_noise(eps, smooth, mouth, basis=None):
     """ε (B, F, C, H, W) -> ε', alike over ℓ = smooth frames, `mouth` times as strong at the mouth.
 
-    Alike: √K ε over the frames, a Gaussian process (Rasmussen & Williams, eq. 4.9), N(0, I) in every
-    frame as before. Motion is smooth, and slow noise decides slow motion (FreeInit, 2312.07537; PYoCo,
-    2305.10474). √K is symmetric: no frame is special.
-    basis V (k, C H W), orthonormal rows (motion_basis): Vᵀ V ε in every frame, no longer N(0, I).
+    Alike: √K ε over the frames, a Gaussian process (Rasmussen & Williams, eq. 4.9), N(0, I) in
+    every frame as before. Motion is smooth, and slow noise decides slow motion (FreeInit,
+    2312.07537; PYoCo, 2305.10474). √K is symmetric: no frame is special. basis V (k, C H W),
+    orthonormal rows (motion_basis): Vᵀ V ε in every frame, no longer N(0, I).
     """
     shaped = eps.clone()
-    with torch.autocast(eps.device.type, enabled=False):            # exact under --bf16
+    with torch.autocast(eps.device.type, enabled=False):  # exact under --bf16
         if smooth:
             f = torch.arange(eps.shape[1], dtype=torch.float64)
-            values, vectors = torch.linalg.eigh(torch.exp(-((f[:, None] - f) ** 2) / (2 * smooth**2)))
-            root = vectors * values.clamp_min(0).sqrt() @ vectors.T  # rounding: the smallest are negative
+            values, vectors = torch.linalg.eigh(
+                torch.exp(-((f[:, None] - f) ** 2) / (2 * smooth**2))
+            )
+            root = (
+                vectors * values.clamp_min(0).sqrt() @ vectors.T
+            )  # rounding: the smallest are negative
             shaped = torch.einsum("fg,bgchw->bfchw", root.to(eps), shaped)
         if basis is not None:
             shaped = (shaped.flatten(2) @ basis.T @ basis).view_as(eps)
@@ -71,17 +81,18 @@ def shape_noise(eps, smooth, mouth, basis=None):
 
 
 def motion_basis(clips, recipe):
-    """Principal directions in which a video's frames leave their mean, the mouth aside -> (k, C H W) or None.
+    """Principal directions in which a video's frames leave their mean, the mouth aside -> (k, C H
+    W) or None.
 
-    clips: latents.Clips. The first 256 of 1024 hold 98 % of the toy faces' variance: noise in the others
-    cannot become motion, and flickers.
+    clips: latents.Clips. The first 256 of 1024 hold 98 % of the toy faces' variance: noise in the
+    others cannot become motion, and flickers.
     """
     count = NOISE["student"][recipe].directions
     if not count:
         return None
     scatter = 0
     for a, b in zip(clips.starts, clips.starts[1:]):
-        x = clips.latents[a:b:4].to(torch.float64, copy=True)             # neighbours say almost the same
+        x = clips.latents[a:b:4].to(torch.float64, copy=True)  # neighbours say almost the same
         x[..., *MOUTH] = 0
         x = (x - x.mean(0)).flatten(1)
         scatter = scatter + x.T @ x
@@ -90,7 +101,8 @@ def motion_basis(clips, recipe):
 
 
 def make_optimisers(model, recipe, lr, bf16):
-    """The teacher's: AdamW; in toy, Muon for the matrices and convolutions inside the network's Blocks."""
+    """The teacher's: AdamW; in toy, Muon for the matrices and convolutions inside the network's
+    Blocks."""
     inner = []
     if recipe == "toy":
         blocks = [module for module in model.modules() if type(module).__name__ == "Block"]
@@ -99,14 +111,20 @@ def make_optimisers(model, recipe, lr, bf16):
     taken = set(map(id, inner))
     rest = [p for p in model.parameters() if id(p) not in taken]
     adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    return [adamw, Muon(inner, lr, dtype=torch.bfloat16 if bf16 else torch.float32)] if inner else [adamw]
+    return (
+        [adamw, Muon(inner, lr, dtype=torch.bfloat16 if bf16 else torch.float32)]
+        if inner
+        else [adamw]
+    )
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update, as a matrix M = U S Vᵀ, is replaced by U Vᵀ: all directions move equally fast.
+    """Momentum whose update, as a matrix M = U S Vᵀ, is replaced by U Vᵀ: all directions move
+    equally fast.
 
-    Jordan 2024 (kellerjordan.github.io/posts/muon), scaled by 0.2 √max(rows, columns) so that AdamW's
-    rates fit (2502.16982). torch.optim.Muon (torch 2.9) takes no convolutions. dtype: of the iterations.
+    Jordan 2024 (kellerjordan.github.io/posts/muon), scaled by 0.2 √max(rows, columns) so that
+    AdamW's rates fit (2502.16982). torch.optim.Muon (torch 2.9) takes no convolutions. dtype: of
+    the iterations.
     """
 
     def __init__(self, params, lr, momentum=0.95, weight_decay=0.01, dtype=torch.float32):
@@ -127,7 +145,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(m, iterations=5):
-    """Roughly U Vᵀ of m = U S Vᵀ (rows, columns) by Newton-Schulz: most singular values in 0.6 ... 1.3."""
+    """Roughly U Vᵀ of m = U S Vᵀ (rows, columns) by Newton-Schulz: most singular values in 0.6 ...
+    1.3."""
     x = m.T if m.shape[0] > m.shape[1] else m
     x = x / (x.norm() + 1e-7)
     for _ in range(iterations):

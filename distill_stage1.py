@@ -1,21 +1,26 @@
 """Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
 
-    x_T = ε,   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4     (student.py)
-    g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 + σ_t ε,   t ~ U[0.02 T, 0.98 T]
-    L_DMD  = ½ mean (x̂0 − stopgrad(x̂0 − g))²                        (so ∂L/∂x̂0 = g / n, n free numbers in x̂0)
-    L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,   t ~ U(0, T]
+    x_T = ε,   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4
+    (student.py) g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 +
+    σ_t ε,   t ~ U[0.02 T, 0.98 T] L_DMD  = ½ mean (x̂0 − stopgrad(x̂0 − g))²
+    (so ∂L/∂x̂0 = g / n, n free numbers in x̂0) L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t
+    stopgrad(x̂0))‖²,   t ~ U(0, T]
 
-x0_real is the frozen teacher with guidance. x0_fake starts as a copy of it and is trained, several times
-per student update, to denoise what the student makes now. g vanishes where the student's samples are
-distributed as the teacher's; guidance bends that aim, as it does when the teacher samples.
-Sources: DMD 2311.18828; DMD2 2405.14867 (backward simulation, two time scales); TurboTalk 2604.14580, stage 1.
+x0_real is the frozen teacher with guidance. x0_fake starts as a copy of it and is trained, several
+times per student update, to denoise what the student makes now. g vanishes where the student's
+samples are distributed as the teacher's; guidance bends that aim, as it does when the teacher
+samples. Sources: DMD 2311.18828; DMD2 2405.14867 (backward simulation, two time scales); TurboTalk
+2604.14580, stage 1.
 
-    python distill_stage1.py --bf16              14 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
-    python distill_stage1.py --smoke             everything at toy size in seconds (after python teacher.py --smoke)
-    python distill_stage1.py --bf16 --target-steps 1 --steps 400 --out out/direct1 --weights checkpoints/direct1.pt
+    python distill_stage1.py --bf16              14 minutes on one CPU core (AVX-512 and AMX; torch
+    2.13.0): the shipped weights python distill_stage1.py --smoke             everything at toy size
+    in seconds (after python teacher.py --smoke) python distill_stage1.py --bf16 --target-steps 1
+    --steps 400 --out out/direct1 --weights checkpoints/direct1.pt
                                                  the baseline "direct to one step"
-Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt, contact sheets.
+Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt,
+contact sheets.
 """
+
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,11 +28,31 @@ from functools import partial
 import torch
 
 from autoencoder import load_autoencoder
-from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import (
+    Log,
+    cosine_decay,
+    mean_rows,
+    one_line_errors,
+    parse,
+    pick_device,
+    resume_training,
+    save_training,
+    update_ema,
+)
 from departures import motion_basis, noise_source
 from diffusion import T, add_noise, trailing_timesteps, v_loss, v_target, x0_from_v
 from latents import contact_sheet
-from student import adam, load_data, network_of, optimise, quick_eval, rollout, student_sampler, trainable, with_recipe
+from student import (
+    adam,
+    load_data,
+    network_of,
+    optimise,
+    quick_eval,
+    rollout,
+    student_sampler,
+    trainable,
+    with_recipe,
+)
 from teacher import guided_v, hold_context, load_teacher
 
 
@@ -38,33 +63,57 @@ class Config:
     out: str = "out/stage1"  # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/stage1.pt"  # where the student goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    teacher: str = "checkpoints/teacher.pt"  # the real score, and where student and fake score start
+    teacher: str = (
+        "checkpoints/teacher.pt"  # the real score, and where student and fake score start
+    )
     recipe: str = ""  # plain = the method, toy = with departures.py; "" = the teacher's
     steps: int = 250  # iterations: one student update and several of the fake score each
     warm_fake: int = 20  # the first of them, in which the fake score learns alone
     batch: int = 8  # clips per iteration
-    lr: float = 1e-4  # peak learning rate of the student (AdamW); 20 updates of warm-up, then a cosine to zero
+    # peak learning rate of the student (AdamW); 20 updates of warm-up, then a cosine to zero
+    lr: float = 1e-4
     fake_lr: float = 2e-4  # of the fake score
     save_every: int = 50  # iterations between checkpoints, contact sheets and looks at the lips
     seed: int = 0
     device: str = "auto"  # auto = cuda if there is one, else cpu
-    bf16: bool = False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
+    bf16: bool = (
+        False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
+    )
     target_steps: int = 4  # ablation: steps of the student; 1 = direct DMD to one step
     fake_updates: int = 3  # ablation: fake-score updates per student update, on the same samples
     s_ref: float = 1.0  # ablation: guidance of the real score, portrait; more than 1 calms the head
     s_audio: float = 2.0  # ablation: guidance of the real score, sound (both 1: none)
-    simulate: str = "backward"  # ablation: the student's inputs: its own sampler's, or data = noised real clips
+    simulate: str = (
+        "backward"  # ablation: the student's inputs: its own sampler's, or data = noised real clips
+    )
 
 
-SMOKE = dict(data="data/smoke", videos=4, out="out/smoke/stage1", weights="out/smoke/stage1.pt", autoencoder="out/smoke/autoencoder.pt",
-             teacher="out/smoke/teacher.pt", steps=4, warm_fake=1, batch=2, fake_updates=2, save_every=2)
-WARMUP, EMA, LOG_EVERY = 20, 0.99, 10   # student updates; largest decay of the moving average (common.update_ema); iterations
+SMOKE = dict(
+    data="data/smoke",
+    videos=4,
+    out="out/smoke/stage1",
+    weights="out/smoke/stage1.pt",
+    autoencoder="out/smoke/autoencoder.pt",
+    teacher="out/smoke/teacher.pt",
+    steps=4,
+    warm_fake=1,
+    batch=2,
+    fake_updates=2,
+    save_every=2,
+)
+WARMUP, EMA, LOG_EVERY = (
+    20,
+    0.99,
+    10,
+)  # student updates; largest decay of the moving average (common.update_ema); iterations
 
 
 # ---------------------------------------------------------------- the equations
 
+
 def real_score(teacher, xt, t, cond, s_ref, s_audio):
-    """x0_real: what the guided teacher takes x_t for. 3 evaluations, 2 with s_ref = 1, 1 with both scales at 1."""
+    """x0_real: what the guided teacher takes x_t for. 3 evaluations, 2 with s_ref = 1, 1 with both
+    scales at 1."""
     return x0_from_v(xt, guided_v(teacher, xt, t, cond, s_ref, s_audio), t)
 
 
@@ -74,9 +123,11 @@ def fake_score(fake, xt, t, cond):
 
 
 def dmd_gradient(x0_fake, x0_real, x0_hat, mask):
-    """g = (x0_fake − x0_real) / mean |x̂0 − x0_real|, the mean per clip and over its free frames. DMD, 2311.18828.
+    """g = (x0_fake − x0_real) / mean |x̂0 − x0_real|, the mean per clip and over its free frames.
+    DMD, 2311.18828.
 
-    All (B, F, C, H, W), mask (B, F) with 1 = context, where g is 0. Detached. The normaliser is at least 1e-5.
+    All (B, F, C, H, W), mask (B, F) with 1 = context, where g is 0. Detached. The normaliser is at
+    least 1e-5.
     """
     free = (1 - mask)[:, :, None, None, None]
     count = free.expand_as(x0_hat).sum((1, 2, 3, 4), keepdim=True)
@@ -85,19 +136,22 @@ def dmd_gradient(x0_fake, x0_real, x0_hat, mask):
 
 
 def dmd_loss(x0_hat, g, mask):
-    """½ ‖x̂0 − stopgrad(x̂0 − g)‖², mean over the n free numbers: its value says nothing, its gradient is g / n. (B, F, C, H, W), (B, F)."""
+    """½ ‖x̂0 − stopgrad(x̂0 − g)‖², mean over the n free numbers: its value says nothing, its
+    gradient is g / n. (B, F, C, H, W), (B, F)."""
     target = (x0_hat - g).detach()  # detach: otherwise the two x̂0 cancel
     return 0.5 * v_loss(x0_hat, target, mask)  # v_loss is a masked mean square, here of x̂0
 
 
 def fake_loss(fake, x0_hat, cond, t, eps):
-    """E ‖v_fake(x_t, t, c) − v‖² on the student's own samples: plain v-MSE, which weighs (x̂0 − x0_fake)² by 1 / σ_t²."""
+    """E ‖v_fake(x_t, t, c) − v‖² on the student's own samples: plain v-MSE, which weighs (x̂0 −
+    x0_fake)² by 1 / σ_t²."""
     x0_hat = x0_hat.detach()  # detach: the fake score must not train the student
     return v_loss(fake(add_noise(x0_hat, eps, t), t, cond), v_target(x0_hat, eps, t), cond.mask)
 
 
 def from_data(student, x0, cond, eps, tau):
-    """Ablation: the student's x̂0 from a noised real clip, an input that sampling never meets. tau: a number."""
+    """Ablation: the student's x̂0 from a noised real clip, an input that sampling never meets. tau:
+    a number."""
     t = torch.full((len(x0),), tau, device=x0.device)
     xt = add_noise(x0, eps, t)
     return hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
@@ -107,6 +161,7 @@ load_stage1 = partial(load_teacher, kind="stage1")
 
 
 # ---------------------------------------------------------------- training
+
 
 def train(cfg, resume=False):
     if cfg.simulate not in ("backward", "data"):
@@ -135,7 +190,9 @@ def train(cfg, resume=False):
     optimiser, fake_optimiser = adam(student, cfg.lr), adam(fake, cfg.fake_lr)
 
     # 5 resume
-    parts = dict(student=student, fake=fake, ema=ema, optimiser=optimiser, fake_optimiser=fake_optimiser)
+    parts = dict(
+        student=student, fake=fake, ema=ema, optimiser=optimiser, fake_optimiser=fake_optimiser
+    )
     first = resume_training(cfg, "stage1", generator, **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
 
@@ -157,7 +214,10 @@ def train(cfg, resume=False):
         # batch: clips, and the student's answer after k of its steps, k drawn
         x0, cond = clips.batch(cfg.batch, generator, network["context"])
         k = 1 + int(torch.randint(cfg.target_steps, (), generator=generator))
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16), torch.set_grad_enabled(updates >= 0):
+        with (
+            torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16),
+            torch.set_grad_enabled(updates >= 0),
+        ):
             if cfg.simulate == "backward":
                 x0_hat = rollout(student, cond, student_noise, taus[:k])  # (B, F, C, H, W)
             else:

@@ -1,23 +1,27 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
-    x̂0 = the student's sampler with N steps, gradient only through the last             (N = 3, 2, 1: the phases)
-    L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + λ [R(x0) + R(x̂0) + R(x_ref)]
-    L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))             (relativistic pairing, self-compare)
-    R(x) = mean (D(x_t) − D(x_t + σ_p n))²                                             (gradient penalties by finite noise)
+    x̂0 = the student's sampler with N steps, gradient only through the last             (N = 3, 2,
+    1: the phases) L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + λ
+    [R(x0) + R(x̂0) + R(x_ref)] L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) −
+    D(x_ref)))             (relativistic pairing, self-compare) R(x) = mean (D(x_t) − D(x_t + σ_p
+    n))²                                             (gradient penalties by finite noise)
 
-D(x) is short for D(x_t, t, c), x_t = α_t x + σ_t ε, t ~ U[0, 0.3 T], with the same t, ε and condition c for
-x0, x̂0 and x_ref. x_ref is a 4-step sample of the frozen stage-1 student, from noise of its own: better than
-what N steps make, and easier to reach than the data. D starts as a copy of that student and first learns
-alone, from its own four steps. Then come the phases; student, moving average and D go on from one to the
-next. At the start of a phase the last timestep is drawn between the old phase's and the new one's, so that
-the last step learns to jump further and further.
-Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316 (finite-noise
-penalties); Diffusion-GAN 2206.02262 (noised clips).
+D(x) is short for D(x_t, t, c), x_t = α_t x + σ_t ε, t ~ U[0, 0.3 T], with the same t, ε and
+condition c for x0, x̂0 and x_ref. x_ref is a 4-step sample of the frozen stage-1 student, from
+noise of its own: better than what N steps make, and easier to reach than the data. D starts as a
+copy of that student and first learns alone, from its own four steps. Then come the phases; student,
+moving average and D go on from one to the next. At the start of a phase the last timestep is drawn
+between the old phase's and the new one's, so that the last step learns to jump further and further.
+Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316
+(finite-noise penalties); Diffusion-GAN 2206.02262 (noised clips).
 
-    python distill_stage2.py --bf16              22 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0): the shipped weights
-    python distill_stage2.py --smoke             everything at toy size in seconds (after the other scripts' --smoke)
-Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt, contact sheets.
+    python distill_stage2.py --bf16              22 minutes on one CPU core (AVX-512 and AMX; torch
+    2.13.0): the shipped weights python distill_stage2.py --smoke             everything at toy size
+    in seconds (after the other scripts' --smoke)
+Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt,
+contact sheets.
 """
+
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,12 +32,32 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoencoder import load_autoencoder
-from common import Log, cosine_decay, mean_rows, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import (
+    Log,
+    cosine_decay,
+    mean_rows,
+    one_line_errors,
+    parse,
+    pick_device,
+    resume_training,
+    save_training,
+    update_ema,
+)
 from departures import noise_source
 from diffusion import T, add_noise, trailing_timesteps
 from distill_stage1 import load_stage1
 from latents import contact_sheet, preview
-from student import adam, load_data, network_of, optimise, quick_eval, rollout, student_sampler, trainable, with_recipe
+from student import (
+    adam,
+    load_data,
+    network_of,
+    optimise,
+    quick_eval,
+    rollout,
+    student_sampler,
+    trainable,
+    with_recipe,
+)
 from teacher import hold_context, load_teacher
 
 
@@ -44,48 +68,86 @@ class Config:
     out: str = "out/stage2"  # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/stage2.pt"  # where the one-step student goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    student: str = "checkpoints/stage1.pt"  # the 4-step student: where student and discriminator start, and the reference
+    # the 4-step student: where student and discriminator start, and the reference
+    student: str = "checkpoints/stage1.pt"
     recipe: str = ""  # plain = the method, toy = with departures.py; "" = the 4-step student's
     batch: int = 8  # clips per iteration
-    lr: float = 6e-5  # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump less far
+    # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump
+    # less far
+    lr: float = 6e-5
     disc_lr: float = 5e-4  # of the discriminator
     save_every: int = 50  # iterations between checkpoints, contact sheets and looks at the lips
     seed: int = 0
     device: str = "auto"  # auto = cuda if there is one, else cpu
-    bf16: bool = False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
-    warm_disc: int = 30  # ablation: iterations before phase 3 in which only the discriminator learns, from four-step samples
+    bf16: bool = (
+        False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
+    )
+    # ablation: iterations before phase 3 in which only the discriminator learns, from four-step
+    # samples
+    warm_disc: int = 30
     phase_steps: int = 20  # ablation: student updates in each of the phases 3 and 2
     last_steps: int = 300  # ablation: student updates in phase 1
     progressive: bool = True  # ablation: phases 3 and 2; without, phase 1 has all their updates
-    curriculum: int = 10  # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 = none
-    self_compare: float = 2.0  # ablation: λ_sc; 0 = without the self-compare objective, and so without R(x_ref)
+    # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 =
+    # none
+    curriculum: int = 10
+    self_compare: float = (
+        2.0  # ablation: λ_sc; 0 = without the self-compare objective, and so without R(x_ref)
+    )
     gan: str = "relativistic"  # ablation: relativistic, hinge or vanilla
-    penalty: float = 20.0  # ablation: λ of the gradient penalties; 0 = none. With σ_p = 0.1 it acts like R1 with γ = 2 λ σ_p²
-    disc_noise: float = 0.3  # ablation: D sees clips noised to a t drawn up to this share of T; 0 = clean clips
+    # ablation: λ of the gradient penalties; 0 = none. With σ_p = 0.1 it acts like R1 with γ = 2 λ
+    # σ_p²
+    penalty: float = 20.0
+    disc_noise: float = (
+        0.3  # ablation: D sees clips noised to a t drawn up to this share of T; 0 = clean clips
+    )
 
 
-SMOKE = dict(data="data/smoke", videos=4, out="out/smoke/stage2", weights="out/smoke/stage2.pt", autoencoder="out/smoke/autoencoder.pt",
-             student="out/smoke/stage1.pt", batch=2, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1, save_every=2)
-WARMUP, EMA, LOG_EVERY = 10, 0.99, 10   # student updates of each phase; largest decay of the moving average; iterations
-SIGMA = 0.1                             # σ_p of the penalties' noise
+SMOKE = dict(
+    data="data/smoke",
+    videos=4,
+    out="out/smoke/stage2",
+    weights="out/smoke/stage2.pt",
+    autoencoder="out/smoke/autoencoder.pt",
+    student="out/smoke/stage1.pt",
+    batch=2,
+    warm_disc=1,
+    phase_steps=1,
+    last_steps=2,
+    curriculum=1,
+    save_every=2,
+)
+WARMUP, EMA, LOG_EVERY = (
+    10,
+    0.99,
+    10,
+)  # student updates of each phase; largest decay of the moving average; iterations
+SIGMA = 0.1  # σ_p of the penalties' noise
 
 
 class Phase(NamedTuple):
     before: int  # steps of the student's sampler in the phase before
-    steps: int   # N: in this one
+    steps: int  # N: in this one
     updates: int
     student_learns: bool = True
 
 
 def phases(cfg):
-    """D alone on four-step samples, then 4 -> 3 -> 2 -> 1, or without progression 4 -> 1 with as many updates."""
+    """D alone on four-step samples, then 4 -> 3 -> 2 -> 1, or without progression 4 -> 1 with as
+    many updates."""
     warm_up = Phase(4, 4, cfg.warm_disc, student_learns=False)
     if not cfg.progressive:
         return [warm_up, Phase(4, 1, 2 * cfg.phase_steps + cfg.last_steps)]
-    return [warm_up, Phase(4, 3, cfg.phase_steps), Phase(3, 2, cfg.phase_steps), Phase(2, 1, cfg.last_steps)]
+    return [
+        warm_up,
+        Phase(4, 3, cfg.phase_steps),
+        Phase(3, 2, cfg.phase_steps),
+        Phase(2, 1, cfg.last_steps),
+    ]
 
 
 # ---------------------------------------------------------------- the equations
+
 
 def phase_timesteps(n):
     """τ^N = (T, (N−1) T / N, ..., T / N): the N timesteps of phase N. TurboTalk, stage 2."""
@@ -93,10 +155,13 @@ def phase_timesteps(n):
 
 
 def draw_last(before, n, i, warm, u):
-    """Progressive timestep sampling: the last timestep at student update i (from 0) of phase N. TurboTalk, stage 2.
+    """Progressive timestep sampling: the last timestep at student update i (from 0) of phase N.
+    TurboTalk, stage 2.
 
-    Uniform, u in [0, 1), over a gap that begins at the last one of the phase before, T / before, and opens linearly towards the new one, T / N:
-    by (i + 1) / W of the way, W = warm: T / before + u (i + 1) / W (T / N − T / before) for i < W. From then on it is T / N. u (B,) -> (B,) timesteps. before = N + 1, or 4 when phases are left out.
+    Uniform, u in [0, 1), over a gap that begins at the last one of the phase before, T / before,
+    and opens linearly towards the new one, T / N: by (i + 1) / W of the way, W = warm: T / before +
+    u (i + 1) / W (T / N − T / before) for i < W. From then on it is T / N. u (B,) -> (B,)
+    timesteps. before = N + 1, or 4 when phases are left out.
     """
     old, new = T / before, T / n
     return torch.full_like(u, new) if i >= warm else old + u * (i + 1) / warm * (new - old)
@@ -105,8 +170,9 @@ def draw_last(before, n, i, warm, u):
 def warm_timesteps(n, i, warm, last):
     """The timesteps at student update i of phase N: τ^N with its last one replaced by last (B,).
 
-    Phase 1 has one timestep, T. Were that one drawn, the network would get pure noise labelled t < T: an input that no sampler makes. So while
-    its last timestep is drawn, phase 1 makes a step at T and then one at the drawn t, which jumps further and further.
+    Phase 1 has one timestep, T. Were that one drawn, the network would get pure noise labelled t <
+    T: an input that no sampler makes. So while its last timestep is drawn, phase 1 makes a step at
+    T and then one at the drawn t, which jumps further and further.
     """
     head = phase_timesteps(n)[:-1]
     if n == 1 and i < warm:
@@ -115,35 +181,40 @@ def warm_timesteps(n, i, warm, last):
 
 
 def pair_loss(above, below):
-    """softplus(−(D(above) − D(below))), mean: only the difference counts. D's values (B,), (B,) -> scalar. R3GAN, 2501.05441."""
+    """softplus(−(D(above) − D(below))), mean: only the difference counts. D's values (B,), (B,) ->
+    scalar. R3GAN, 2501.05441."""
     return F.softplus(-(above - below)).mean()
 
 
 def disc_loss(kind, real, fake):
-    """What the discriminator minimises. D's values (B,), (B,) -> scalar. Relativistic: R3GAN, 2501.05441.
-    hinge: max(0, 1 − D(x0)) + max(0, 1 + D(x̂0)); vanilla: softplus(−D(x0)) + softplus(D(x̂0)).
+    """What the discriminator minimises. D's values (B,), (B,) -> scalar. Relativistic: R3GAN,
+    2501.05441. hinge: max(0, 1 − D(x0)) + max(0, 1 + D(x̂0)); vanilla: softplus(−D(x0)) +
+    softplus(D(x̂0)).
     """
     if kind == "relativistic":
-        return pair_loss(real, fake)                                          # same condition: a pair
+        return pair_loss(real, fake)  # same condition: a pair
     if kind == "hinge":
         return (F.relu(1 - real) + F.relu(1 + fake)).mean()
     return (F.softplus(-real) + F.softplus(fake)).mean()
 
 
 def gen_loss(kind, real, fake):
-    """What the student minimises. D's values (B,), (B,) -> scalar. hinge: −D(x̂0); vanilla, non-saturating: softplus(−D(x̂0))."""
+    """What the student minimises. D's values (B,), (B,) -> scalar. hinge: −D(x̂0); vanilla,
+    non-saturating: softplus(−D(x̂0))."""
     if kind == "relativistic":
         return pair_loss(fake, real)
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
 def self_compare_loss(better, worse):
-    """softplus(−(D(better) − D(worse))), mean. D learns (x_ref, x̂0), the student the opposite order. TurboTalk, stage 2, self-compare."""
+    """softplus(−(D(better) − D(worse))), mean. D learns (x_ref, x̂0), the student the opposite
+    order. TurboTalk, stage 2, self-compare."""
     return pair_loss(better, worse)
 
 
 def disc_objective(kind, real, reference, fake, weight):
-    """L_D + λ_sc L_sc,D: real above fake, and reference above fake; D is not asked to rank real and reference. D's values (B,) -> scalar."""
+    """L_D + λ_sc L_sc,D: real above fake, and reference above fake; D is not asked to rank real and
+    reference. D's values (B,) -> scalar."""
     return disc_loss(kind, real, fake) + weight * self_compare_loss(reference, fake)
 
 
@@ -153,27 +224,34 @@ def gen_objective(kind, real, reference, fake, weight):
 
 
 def penalty(disc, xt, t, cond, value, n):
-    """R(x) = mean (D(x_t) − D(x_t + σ_p n))²: how steep D is around x_t. value = D(x_t); both values carry gradient.
-    Context places hold the true latents (hold_context) here, too. Seaweed-APT, 2501.08316, approximated R1.
+    """R(x) = mean (D(x_t) − D(x_t + σ_p n))²: how steep D is around x_t. value = D(x_t); both
+    values carry gradient. Context places hold the true latents (hold_context) here, too.
+    Seaweed-APT, 2501.08316, approximated R1.
     """
     return (value - disc(hold_context(xt + SIGMA * n, cond), t, cond)).square().mean()
 
 
 # ---------------------------------------------------------------- the discriminator
 
-class Discriminator(nn.Module):
-    """x_t (B, F, C, H, W), t (B,), Cond -> (B,): the features of a few-step student with a head on each of their levels.
 
-    A value for every place, summed over a frame and all levels, averaged over the frames that are not context. The last layer
-    is zero, so the adversarial gradient grows from 0, and has no bias, which would cancel in D(a) − D(b).
-    network: as unet.UNet, of which only features() is used; widths: the channels of its levels.
+class Discriminator(nn.Module):
+    """x_t (B, F, C, H, W), t (B,), Cond -> (B,): the features of a few-step student with a head on
+    each of their levels.
+
+    A value for every place, summed over a frame and all levels, averaged over the frames that are
+    not context. The last layer is zero, so the adversarial gradient grows from 0, and has no bias,
+    which would cancel in D(a) − D(b). network: as unet.UNet, of which only features() is used;
+    widths: the channels of its levels.
     """
 
     def __init__(self, network, widths):
         super().__init__()
         self.network = network
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(8, c), nn.Conv2d(c, c, 1), nn.SiLU(), nn.Conv2d(c, 1, 1, bias=False)) for c in widths
+            nn.Sequential(
+                nn.GroupNorm(8, c), nn.Conv2d(c, c, 1), nn.SiLU(), nn.Conv2d(c, 1, 1, bias=False)
+            )
+            for c in widths
         )
         for head in self.heads:
             nn.init.zeros_(head[-1].weight)
@@ -181,7 +259,9 @@ class Discriminator(nn.Module):
     def forward(self, xt, t, cond):
         levels = self.network.features(xt, t, cond)  # (B F, c, h, w) each
         free = 1 - cond.mask
-        values = sum(head(h).float().sum((1, 2, 3)) for head, h in zip(self.heads, levels)).view_as(free)  # (B, F)
+        values = sum(head(h).float().sum((1, 2, 3)) for head, h in zip(self.heads, levels)).view_as(
+            free
+        )  # (B, F)
         return (values * free).sum(1) / free.sum(1)
 
 
@@ -189,6 +269,7 @@ load_stage2 = partial(load_teacher, kind="stage2")
 
 
 # ---------------------------------------------------------------- training
+
 
 def train(cfg, resume=False):
     if cfg.gan not in ("relativistic", "hinge", "vanilla"):
@@ -205,7 +286,9 @@ def train(cfg, resume=False):
     autoencoder = load_autoencoder(cfg.autoencoder, device)
     reference, made = load_stage1(cfg.student, device)
     if made.get("target_steps", 4) != 4:
-        raise ValueError(f"{cfg.student} is a student of {made['target_steps']} steps: stage 2 starts from one of 4")
+        raise ValueError(
+            f"{cfg.student} is a student of {made['target_steps']} steps: stage 2 starts from one of 4"
+        )
     cfg, network = with_recipe(cfg, made), network_of(made)
     clips, held_out, judge = load_data(cfg, network["frames"], autoencoder, device)
 
@@ -213,15 +296,21 @@ def train(cfg, resume=False):
     student = trainable(deepcopy(reference))
     ema = deepcopy(student).eval().requires_grad_(False)
     x0, cond = preview(held_out, 1)
-    widths = [level.shape[1] for level in reference.features(x0, torch.zeros(1, device=device), cond)]
-    disc = Discriminator(trainable(deepcopy(reference)), widths).to(device, memory_format=torch.channels_last)
+    widths = [
+        level.shape[1] for level in reference.features(x0, torch.zeros(1, device=device), cond)
+    ]
+    disc = Discriminator(trainable(deepcopy(reference)), widths).to(
+        device, memory_format=torch.channels_last
+    )
     reference_sampler = student_sampler(reference, made)
 
     # 4 optimisers
     optimiser, disc_optimiser = adam(student, cfg.lr), adam(disc, cfg.disc_lr)
 
     # 5 resume
-    parts = dict(student=student, disc=disc, ema=ema, optimiser=optimiser, disc_optimiser=disc_optimiser)
+    parts = dict(
+        student=student, disc=disc, ema=ema, optimiser=optimiser, disc_optimiser=disc_optimiser
+    )
     first = resume_training(cfg, "stage2", generator, **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
     plan = [(phase, i) for phase in phases(cfg) for i in range(phase.updates)]
@@ -245,24 +334,41 @@ def train(cfg, resume=False):
         taus = warm_timesteps(phase.steps, i, cfg.curriculum, last)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             with torch.set_grad_enabled(phase.student_learns):
-                x0_hat = rollout(student, cond, student_noise, taus)  # gradient through the last step only
+                x0_hat = rollout(
+                    student, cond, student_noise, taus
+                )  # gradient through the last step only
             x_ref = reference_sampler(cond, fresh)
 
         # the discriminator's step. In the same noise real and false clips overlap; context stays clean
         t, eps = cfg.disc_noise * T * uniform(), fresh()
         xt_real, xt_ref = (hold_context(add_noise(x, eps, t), cond) for x in (x0, x_ref))
         xt_fake = hold_context(add_noise(x0_hat, eps, t), cond)
-        xts = xt_real, xt_fake.detach(), xt_ref  # detach: the discriminator must not train the student
+        xts = (
+            xt_real,
+            xt_fake.detach(),
+            xt_ref,
+        )  # detach: the discriminator must not train the student
         penalty_noises = [fresh() for _ in xts]
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             values = real, fake, ref = [disc(xt, t, cond) for xt in xts]
             loss_d = disc_objective(cfg.gan, real, ref, fake, cfg.self_compare)
-            r1, r2, r3 = (penalty(disc, xt, t, cond, value, n) for xt, value, n in zip(xts, values, penalty_noises))
+            r1, r2, r3 = (
+                penalty(disc, xt, t, cond, value, n)
+                for xt, value, n in zip(xts, values, penalty_noises)
+            )
             r = r1 + r2 + r3 if cfg.self_compare else r1 + r2
             loss_d = loss_d + cfg.penalty * r
         optimise(step, "discriminator", disc, disc_optimiser, cfg.disc_lr, loss_d)
-        row = dict(real=real.mean(), reference=ref.mean(), fake=fake.mean(), accuracy=(real > fake).float().mean(),
-                   loss_d=loss_d, penalty=cfg.penalty * r, last_t=last.mean(), latent_std=x0_hat.std())
+        row = dict(
+            real=real.mean(),
+            reference=ref.mean(),
+            fake=fake.mean(),
+            accuracy=(real > fake).float().mean(),
+            loss_d=loss_d,
+            penalty=cfg.penalty * r,
+            last_t=last.mean(),
+            latent_std=x0_hat.std(),
+        )
 
         # the student's step, against the discriminator that has just learnt
         if phase.student_learns:
@@ -282,9 +388,15 @@ def train(cfg, resume=False):
             rows = []
         if (step + 1) % cfg.save_every == 0 or step + 1 == len(plan):  # sample, save
             sampler = student_sampler(ema, asdict(cfg), steps=phase.steps)
-            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler, reference_sampler], held_out, autoencoder)
+            contact_sheet(
+                f"{cfg.out}/{step + 1:06d}.png", [sampler, reference_sampler], held_out, autoencoder
+            )
             if judge:
-                log(step + 1, phase=phase.steps, **quick_eval(sampler, held_out, autoencoder, *judge))
+                log(
+                    step + 1,
+                    phase=phase.steps,
+                    **quick_eval(sampler, held_out, autoencoder, *judge),
+                )
             ship = phase.steps == 1  # before that it is no one-step student
             save_training(cfg, "stage2", step + 1, generator, ship=ship, network=network, **parts)
     return ema

@@ -1,8 +1,10 @@
-"""Between the videos and the networks: the condition c, all frames as latents, batches of clips, contact sheets.
+"""Between the videos and the networks: the condition c, all frames as latents, batches of clips,
+contact sheets.
 
-Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), R rows of an audio window (20), A audio feature size (64),
-K context frames (4 or 0).
+Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), R rows of an audio window
+(20), A audio feature size (64), K context frames (4 or 0).
 """
+
 import hashlib
 import os
 from pathlib import Path
@@ -15,15 +17,18 @@ from tqdm import tqdm
 import tiny_data
 from autoencoder import to_pixels, to_uint8
 
-REF_GAP = 25             # frames between a training clip and its portrait, at least
+REF_GAP = 25  # frames between a training clip and its portrait, at least
 
 
 class Cond(NamedTuple):
-    """c = (portrait, sound, context). All tensors, so that it can be indexed and moved with cond_map."""
-    ref: torch.Tensor      # (B, C, H, W) latent of one portrait frame; zeros = dropped
-    audio: torch.Tensor    # (B, F, R, A) audio_windows of the clip; zeros = dropped
-    context: torch.Tensor  # (B, F, C, H, W) the last K frames of the previous chunk in the first K places, zeros elsewhere
-    mask: torch.Tensor     # (B, F) 1 where a context frame is given
+    """c = (portrait, sound, context). All tensors, so that it can be indexed and moved with
+    cond_map."""
+
+    ref: torch.Tensor  # (B, C, H, W) latent of one portrait frame; zeros = dropped
+    audio: torch.Tensor  # (B, F, R, A) audio_windows of the clip; zeros = dropped
+    # (B, F, C, H, W) the last K frames of the previous chunk in the first K places, zeros elsewhere
+    context: torch.Tensor
+    mask: torch.Tensor  # (B, F) 1 where a context frame is given
 
 
 def cond_map(cond, f):
@@ -32,21 +37,34 @@ def cond_map(cond, f):
 
 
 def drop(cond, keep_ref, keep_audio):
-    """Replace dropped conditions by zeros: no portrait has a zero latent, and no sound is zero (-20 dB in every band; silence is -1) for 0.2 s. keeps: (B,) 0 or 1."""
-    return cond._replace(ref=cond.ref * keep_ref[:, None, None, None], audio=cond.audio * keep_audio[:, None, None, None])
+    """Replace dropped conditions by zeros: no portrait has a zero latent, and no sound is zero (-20
+    dB in every band; silence is -1) for 0.2 s. keeps: (B,) 0 or 1."""
+    return cond._replace(
+        ref=cond.ref * keep_ref[:, None, None, None],
+        audio=cond.audio * keep_audio[:, None, None, None],
+    )
 
 
 def cached_latents(videos, autoencoder, device, folder=None):
-    """All frames as latents (N, C, H, W), half precision, 2 KB each. With a folder they are kept there, under a name made from the
-    encoder's weights (not the decoder's), since encoding the toy set takes minutes: the next script, with the same encoder, reads them."""
+    """All frames as latents (N, C, H, W), half precision, 2 KB each. With a folder they are kept
+    there, under a name made from the encoder's weights (not the decoder's), since encoding the toy
+    set takes minutes: the next script, with the same encoder, reads them."""
     if folder:
-        weights = (x.cpu().numpy().tobytes() for name, x in autoencoder.state_dict().items() if not name.startswith("decoder."))
+        weights = (
+            x.cpu().numpy().tobytes()
+            for name, x in autoencoder.state_dict().items()
+            if not name.startswith("decoder.")
+        )
         path = folder / f"latents-{hashlib.sha256(b''.join(weights)).hexdigest()[:12]}.npy"
         if path.exists() and len(kept := np.load(path)) == len(videos.frames):
             return torch.from_numpy(kept).to(device)
     pieces = range(0, len(videos.frames), 256)
-    latents = torch.cat([autoencoder.encode(to_pixels(videos.frames[i:i + 256], device)).half()
-                         for i in tqdm(pieces, desc="encoding", disable=None, leave=False)]).contiguous()       # as they are read back
+    latents = torch.cat(
+        [
+            autoencoder.encode(to_pixels(videos.frames[i : i + 256], device)).half()
+            for i in tqdm(pieces, desc="encoding", disable=None, leave=False)
+        ]
+    ).contiguous()  # as they are read back
     if folder:
         temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
         np.save(temporary, latents.cpu().numpy())
@@ -55,10 +73,15 @@ def cached_latents(videos, autoencoder, device, folder=None):
 
 
 def load_clips(cfg, split, autoencoder, device, frames=None):
-    """A split of cfg.data -> Videos, Clips of so many frames. The toy set's latents are kept beside it."""
+    """A split of cfg.data -> Videos, Clips of so many frames. The toy set's latents are kept beside
+    it."""
     frames = frames or cfg.frames
-    videos = tiny_data.load(cfg.data, split, cfg.videos, frames + 1)       # + 1: the portrait may be a frame outside the clip
-    return videos, Clips(videos, autoencoder, frames, device, Path(cfg.data) / split if videos.phones else None)
+    videos = tiny_data.load(
+        cfg.data, split, cfg.videos, frames + 1
+    )  # + 1: the portrait may be a frame outside the clip
+    return videos, Clips(
+        videos, autoencoder, frames, device, Path(cfg.data) / split if videos.phones else None
+    )
 
 
 class Clips:
@@ -72,46 +95,69 @@ class Clips:
         self.windows = [videos.windows(i) for i in range(len(videos.starts) - 1)]
 
     def clip(self, video, start, ref, frames):
-        """x0 (F, C, H, W), ref (C, H, W), audio (F, R, A) of one video, counted in its own frames."""
+        """x0 (F, C, H, W), ref (C, H, W), audio (F, R, A) of one video, counted in its own
+        frames."""
         a = int(self.starts[video])
-        return (self.latents[a + start:a + start + frames].float(), self.latents[a + ref].float(),         # kept as half: only here
-                torch.from_numpy(self.windows[video][start:start + frames].copy()).to(self.device))
+        return (
+            self.latents[a + start : a + start + frames].float(),
+            self.latents[a + ref].float(),  # kept as half: only here
+            torch.from_numpy(self.windows[video][start : start + frames].copy()).to(self.device),
+        )
 
     def batch(self, size, generator, context, context_rate=0.5, ref_gap=REF_GAP):
-        """Random clips -> x0 (B, F, C, H, W) and their condition; `context_rate` of them carry `context` true first frames.
+        """Random clips -> x0 (B, F, C, H, W) and their condition; `context_rate` of them carry
+        `context` true first frames.
 
-        ref_gap: the portrait is so many frames away from the clip (the farthest frame, if the video is too short): a portrait from the
-        clip's own second shows its pose and its blink, and a network that may copy them never learns to move the head."""
+        ref_gap: the portrait is so many frames away from the clip (the farthest frame, if the video
+        is too short): a portrait from the clip's own second shows its pose and its blink, and a
+        network that may copy them never learns to move the head."""
+
         def draw(high):
             return int(torch.randint(int(high), (), generator=generator))
+
         rows, frames = [], self.frames
         for _ in range(size):
             video = draw(len(self.windows))
             n = self.starts[video + 1] - self.starts[video]
             start, place = draw(n - frames + 1), np.arange(n)
-            away = np.maximum(start - place, place - (start + frames - 1))    # frames from each place to the clip, negative inside
+            away = np.maximum(
+                start - place, place - (start + frames - 1)
+            )  # frames from each place to the clip, negative inside
             far = np.flatnonzero(away >= min(ref_gap or -n, away.max()))
             rows.append(self.clip(video, start, int(far[draw(len(far))]), frames))
         x0, ref, audio = (torch.stack(r) for r in zip(*rows))
-        level = 0.075 * torch.randn(size, 1, 1, 1, generator=generator)       # 3 dB: a file's level is known only roughly
-        given = (torch.rand(size, 1, generator=generator) < context_rate) & (torch.arange(frames) < context)
+        level = 0.075 * torch.randn(
+            size, 1, 1, 1, generator=generator
+        )  # 3 dB: a file's level is known only roughly
+        given = (torch.rand(size, 1, generator=generator) < context_rate) & (
+            torch.arange(frames) < context
+        )
         mask = given.float().to(self.device)
         return x0, Cond(ref, audio + level.to(self.device), x0 * mask[:, :, None, None, None], mask)
 
 
 def preview(clips, count=3):
-    """The first clip of each of the first videos, its portrait the video's last frame -> x0 (n, F, C, H, W), Cond without context."""
-    picked = [clips.clip(i, 0, clips.starts[i + 1] - clips.starts[i] - 1, clips.frames) for i in range(min(count, len(clips.windows)))]
+    """The first clip of each of the first videos, its portrait the video's last frame -> x0 (n, F,
+    C, H, W), Cond without context."""
+    picked = [
+        clips.clip(i, 0, clips.starts[i + 1] - clips.starts[i] - 1, clips.frames)
+        for i in range(min(count, len(clips.windows)))
+    ]
     x0, ref, audio = (torch.stack(x) for x in zip(*picked))
     return x0, Cond(ref, audio, torch.zeros_like(x0), torch.zeros(x0.shape[:2], device=x0.device))
 
 
 def contact_sheet(path, samplers, clips, autoencoder):
-    """A PNG: for three held-out portraits, one row for each sampler(cond, noise) -> x0, then the truth. Own noise, always the same."""
+    """A PNG: for three held-out portraits, one row for each sampler(cond, noise) -> x0, then the
+    truth. Own noise, always the same."""
     x0, cond = preview(clips)
     rows = []
     for sampler in samplers:
-        generator = torch.Generator().manual_seed(0)                          # not the training's: looking changes nothing
+        generator = torch.Generator().manual_seed(0)  # not the training's: looking changes nothing
         with torch.no_grad():
-            rows.append(sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device)))
-    tiny_data.contact_sheet(path, [to_uint8(autoencoder.decode(x[i])) for i in range(len(x0)) for x in (*rows, x0)])
+            rows.append(
+                sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device))
+            )
+    tiny_data.contact_sheet(
+        path, [to_uint8(autoencoder.decode(x[i])) for i in range(len(x0)) for x in (*rows, x0)]
+    )

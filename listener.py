@@ -1,11 +1,15 @@
-"""The listener: on the toy set the sound's tokens learn to name phones before any picture is drawn, and then stay as they are.
+"""The listener: on the toy set the sound's tokens learn to name phones before any picture is drawn,
+and then stay as they are.
 
-    token = (h, √P p),   p = softmax(A h + b),   L = cross-entropy of p and the phone at the token's place
+    token = (h, √P p),   p = softmax(A h + b),   L = cross-entropy of p and the phone at the token's
+    place
 
-h: what convolutions make of four rows of sound and their neighbours; p: the probabilities of the P phones. This is what speech recognition,
-wav2vec 2.0 (2006.11477), is to the models that the paper distils: they do not have to learn phonetics from pictures of lips. Your own clips
-come without phones: there teacher.py trains the listener with everything else, and p is P more features.
+h: what convolutions make of four rows of sound and their neighbours; p: the probabilities of the P
+phones. This is what speech recognition, wav2vec 2.0 (2006.11477), is to the models that the paper
+distils: they do not have to learn phonetics from pictures of lips. Your own clips come without
+phones: there teacher.py trains the listener with everything else, and p is P more features.
 """
+
 import math
 
 import numpy as np
@@ -19,17 +23,24 @@ from tiny_data.speech import PHONES
 
 
 class Listener(nn.Module):
-    """Windows (N, R, A) -> tokens (N, 5, size + P): what is heard, and how likely each of the P phones is, a phonetic posteriorgram (Hazen et al., 2009).
+    """Windows (N, R, A) -> tokens (N, 5, size + P): what is heard, and how likely each of the P
+    phones is, a phonetic posteriorgram (Hazen et al., 2009).
 
-    Lips are nearly a weighted mean of the phones' lips, and the weights are these probabilities: cross-attention, whose keys and values are
-    linear in the tokens, finds width and rounding in them far better than in h. √P gives a sure token's √P p a mean square of 1.
+    Lips are nearly a weighted mean of the phones' lips, and the weights are these probabilities:
+    cross-attention, whose keys and values are linear in the tokens, finds width and rounding in
+    them far better than in h. √P gives a sure token's √P p a mean square of 1.
     """
 
     def __init__(self, size):
         super().__init__()
         self.size = size + len(PHONES)
-        self.hear = nn.Sequential(nn.Conv1d(N_MELS, size, 3, padding=1), nn.SiLU(), nn.Conv1d(size, size, 4, 2, 1), nn.SiLU(),
-                                  nn.Conv1d(size, size, 4, 2, 1))                                # 20 rows -> 10 -> 5 tokens
+        self.hear = nn.Sequential(
+            nn.Conv1d(N_MELS, size, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv1d(size, size, 4, 2, 1),
+            nn.SiLU(),
+            nn.Conv1d(size, size, 4, 2, 1),
+        )  # 20 rows -> 10 -> 5 tokens
         self.name = nn.Linear(size, len(PHONES))
 
     def listen(self, windows):
@@ -43,7 +54,8 @@ class Listener(nn.Module):
 
 
 def pretrain_sound(listener, videos, steps, generator, device, batch=128):
-    """Teach a Listener to name the phone that each token lies on; -> share of right names on the last batches, nan without phones.
+    """Teach a Listener to name the phone that each token lies on; -> share of right names on the
+    last batches, nan without phones.
 
     Token j of frame k lies on frame k − 2 + j.
     """
@@ -52,18 +64,27 @@ def pretrain_sound(listener, videos, steps, generator, device, batch=128):
     names, labels = list(PHONES), []
     for phones, a, b in zip(videos.phones, videos.starts, videos.starts[1:]):
         k = (np.arange(-2, b - a + 2) + 0.5) / FPS
-        label = np.zeros(len(k), int)                                         # before and after the video: the pause, number 0
+        label = np.zeros(len(k), int)  # before and after the video: the pause, number 0
         for symbol, start, end in phones:
             label[(k >= start) & (k < end)] = names.index(symbol)
         labels.append(np.lib.stride_tricks.sliding_window_view(label, WINDOW // 4))
-    labels, windows, right = torch.from_numpy(np.concatenate(labels)), [videos.windows(i) for i in range(len(videos.phones))], []
+    labels, windows, right = (
+        torch.from_numpy(np.concatenate(labels)),
+        [videos.windows(i) for i in range(len(videos.phones))],
+        [],
+    )
     optimiser = torch.optim.AdamW(listener.parameters(), lr=1e-3)
     for step in range(steps):
         picked = torch.randint(len(labels), (batch,), generator=generator)
         video = np.searchsorted(videos.starts, picked.numpy(), side="right") - 1
-        x = torch.from_numpy(np.stack([windows[v][i - videos.starts[v]] for v, i in zip(video, picked.tolist())]))
-        x = x + 0.075 * torch.randn(batch, 1, 1, generator=generator)                            # as in latents.Clips.batch
-        y, named = labels[picked].flatten().to(device), listener.listen(x.to(device))[1].flatten(0, 1)
+        x = torch.from_numpy(
+            np.stack([windows[v][i - videos.starts[v]] for v, i in zip(video, picked.tolist())])
+        )
+        x = x + 0.075 * torch.randn(batch, 1, 1, generator=generator)  # as in latents.Clips.batch
+        y, named = (
+            labels[picked].flatten().to(device),
+            listener.listen(x.to(device))[1].flatten(0, 1),
+        )
         loss = F.cross_entropy(named, y)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -3,6 +3,7 @@
 load_audio(path) -> wave      load_frames(path) -> video frames      load_portrait(path) -> picture
 write_video(path, chunks, ...)    finished_file(path, ...): no half-written file is ever left
 """
+
 import contextlib
 import os
 import subprocess
@@ -21,163 +22,283 @@ SIZE = 64  # pixels of a portrait and of a video's frame
 
 # ---------------------------------------------------------------- in
 
+
 def ffmpeg_command(path, *output_options):
-    """The ffmpeg call that reads `path` and writes to a pipe. "file:" keeps names such as "-i.wav" or "a:b.mp3" file names;
-    the whitelist keeps a playlist from opening the network; -nostdin keeps ffmpeg off the terminal."""
-    return [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-protocol_whitelist", "file",
-            "-i", "file:" + os.fspath(path), *output_options, "pipe:1"]
+    """The ffmpeg call that reads `path` and writes to a pipe. "file:" keeps names such as "-i.wav"
+    or "a:b.mp3" file names; the whitelist keeps a playlist from opening the network; -nostdin keeps
+    ffmpeg off the terminal."""
+    return [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-v",
+        "error",
+        "-protocol_whitelist",
+        "file",
+        "-i",
+        "file:" + os.fspath(path),
+        *output_options,
+        "pipe:1",
+    ]
 
 
 def decode(path, channel=None):
-    """One channel of a sound file, or the mean of all -> wave (n,) float32 at 16 kHz, energy (C + 1,): channels, then mean.
+    """One channel of a sound file, or the mean of all -> wave (n,) float32 at 16 kHz, energy (C +
+    1,): channels, then mean.
 
-    Streams, so an hour of 5.1 sound costs an hour of mono memory. The AU container is a 24-byte header (its length at byte
-    4, channels at byte 20) and then big-endian samples: it tells us how many channels ffmpeg found. aresample's
-    first_pts=0 keeps a sound track that starts late late, and async=1 fills holes, so that sound stays with its pictures.
-    Energy is that of the first difference: a DC offset or a subwoofer must not pass for the loudest channel.
+    Streams, so an hour of 5.1 sound costs an hour of mono memory. The AU container is a 24-byte
+    header (its length at byte 4, channels at byte 20) and then big-endian samples: it tells us how
+    many channels ffmpeg found. aresample's first_pts=0 keeps a sound track that starts late late,
+    and async=1 fills holes, so that sound stays with its pictures. Energy is that of the first
+    difference: a DC offset or a subwoofer must not pass for the loudest channel.
     """
-    command = ffmpeg_command(path, "-vn", "-af", f"aresample={SR}:async=1:first_pts=0", "-c:a", "pcm_f32be", "-f", "au")
+    command = ffmpeg_command(
+        path, "-vn", "-af", f"aresample={SR}:async=1:first_pts=0", "-c:a", "pcm_f32be", "-f", "au"
+    )
     parts, energy = [np.zeros(0, np.float32)], np.zeros(1)
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as ffmpeg:
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as ffmpeg,
+    ):
         try:
             header = ffmpeg.stdout.read(24)
             if len(header) == 24:
                 ffmpeg.stdout.read(int.from_bytes(header[4:8], "big") - 24)
                 channels = int.from_bytes(header[20:24], "big")
                 energy = np.zeros(channels + 1)
-                while len(block := ffmpeg.stdout.read(4 * channels * 2 ** 18)) >= 4 * channels:
-                    x = np.frombuffer(block, ">f4", len(block) // (4 * channels) * channels).reshape(-1, channels)
-                    x = np.concatenate([x, x.mean(1, keepdims=True, dtype=np.float64)], axis=1)   # (n, C + 1) float64
-                    energy += np.square(np.diff(x, axis=0)).sum(0) if np.isfinite(x).all() else np.nan
+                while len(block := ffmpeg.stdout.read(4 * channels * 2**18)) >= 4 * channels:
+                    x = np.frombuffer(
+                        block, ">f4", len(block) // (4 * channels) * channels
+                    ).reshape(-1, channels)
+                    x = np.concatenate(
+                        [x, x.mean(1, keepdims=True, dtype=np.float64)], axis=1
+                    )  # (n, C + 1) float64
+                    energy += (
+                        np.square(np.diff(x, axis=0)).sum(0) if np.isfinite(x).all() else np.nan
+                    )
                     parts.append(x[:, -1 if channel is None else channel].astype(np.float32))
             failed = ffmpeg.wait()
         except BaseException:
-            ffmpeg.kill()                                           # leaving the with-block would wait for it, however long it reads
+            ffmpeg.kill()  # leaving the with-block would wait for it, however long it reads
             raise
         log.seek(0)
-        lines = [line.split("] ")[-1].strip() for line in log.read().decode("utf-8", "replace").splitlines()]
+        lines = [
+            line.split("] ")[-1].strip()
+            for line in log.read().decode("utf-8", "replace").splitlines()
+        ]
     wave = np.concatenate(parts)
     problem = next((line for line in lines if line), "no message from ffmpeg")
     if any("does not contain any stream" in line for line in lines):
         raise ValueError(f"{path!r} has no sound track: give a file with sound in it")
     if failed and not len(wave):
-        raise ValueError(f"ffmpeg cannot read sound from {path!r} ({problem}): convert it to a wav or mp3 file")
+        raise ValueError(
+            f"ffmpeg cannot read sound from {path!r} ({problem}): convert it to a wav or mp3 file"
+        )
     if failed:
-        print(f"warning: {path!r} is damaged ({problem}): {len(wave) / SR:.2f} s could be read", file=sys.stderr)
+        print(
+            f"warning: {path!r} is damaged ({problem}): {len(wave) / SR:.2f} s could be read",
+            file=sys.stderr,
+        )
     return wave, energy
 
 
 def load_audio(path):
-    """Any audio file, or the sound track of a video -> (n,) float32, 16 kHz mono, full scale = 1, n >= 640.
+    """Any audio file, or the sound track of a video -> (n,) float32, 16 kHz mono, full scale = 1, n
+    >= 640.
 
-    Channels: their mean, unless it is more than 10 dB below the loudest channel (R = -L cancels to silence; speech in the
-    centre of 5.1 drowns); then the loudest channel. Several tracks: ffmpeg's choice (the default, else most channels). A
-    truncated file gives what is there. Encoder delay is removed where the container records it (mp3, m4a, ogg, opus: to the
-    sample); bare aac, avi+mp3 and wma come 20-45 ms late. Raises ValueError, one line: missing, a directory, unreadable, no
-    sound track, a playlist (a live one never ends), shorter than 0.04 s, NaN or infinite samples, floats on a scale of 32768.
+    Channels: their mean, unless it is more than 10 dB below the loudest channel (R = -L cancels to
+    silence; speech in the centre of 5.1 drowns); then the loudest channel. Several tracks: ffmpeg's
+    choice (the default, else most channels). A truncated file gives what is there. Encoder delay is
+    removed where the container records it (mp3, m4a, ogg, opus: to the sample); bare aac, avi+mp3
+    and wma come 20-45 ms late. Raises ValueError, one line: missing, a directory, unreadable, no
+    sound track, a playlist (a live one never ends), shorter than 0.04 s, NaN or infinite samples,
+    floats on a scale of 32768.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
-        why = "is a directory, not a sound file" if os.path.isdir(path) else "does not exist or is not a file"
+        why = (
+            "is a directory, not a sound file"
+            if os.path.isdir(path)
+            else "does not exist or is not a file"
+        )
         raise ValueError(f"{path!r} {why}: check the path")
     with open(path, "rb") as file:
         if file.read(64).lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconcat")):
-            raise ValueError(f"{path!r} is a playlist, not a sound file: give one of the files that it names")
+            raise ValueError(
+                f"{path!r} is a playlist, not a sound file: give one of the files that it names"
+            )
     wave, energy = decode(path)
     if not np.isfinite(energy).all():
-        raise ValueError(f"{path!r} contains NaN or infinite samples: export it again, for example as a 16-bit wav")
+        raise ValueError(
+            f"{path!r} contains NaN or infinite samples: export it again, for example as a 16-bit wav"
+        )
     if energy[-1] < 0.1 * energy.max():
         wave, _ = decode(path, int(energy.argmax()))
     if len(wave) < FRAME:
-        raise ValueError(f"{path!r} holds {len(wave)} samples at 16 kHz: one video frame needs {FRAME} ({1 / FPS} s)")
-    if (peak := np.abs(wave).max()) > 8:                            # clipping at 1 would turn the video's sound into noise
-        raise ValueError(f"{path!r} has samples up to {peak:.0f}, but full scale is 1: divide them, for example by 32768")
+        raise ValueError(
+            f"{path!r} holds {len(wave)} samples at 16 kHz: one video frame needs {FRAME} ({1 / FPS} s)"
+        )
+    if (peak := np.abs(wave).max()) > 8:  # clipping at 1 would turn the video's sound into noise
+        raise ValueError(
+            f"{path!r} has samples up to {peak:.0f}, but full scale is 1: divide them, for example by 32768"
+        )
     return wave
 
 
 def load_frames(path, size=64):
     """A video file -> (F, size, size, 3) uint8 RGB at 25 fps: the middle square, area-averaged.
 
-    fps=...:start_time=0 puts frame 0 where the file's clock starts, as load_audio does with the sound, so a track that
-    starts late stays late. ffmpeg turns a phone's rotated video upright before the filters; sar is the shape of a pixel, so
-    the crop is square on the screen even when it is not in pixels. Raises ValueError, one line, if nothing can be decoded."""
-    video = (f"fps={FPS}:start_time=0,crop='min(iw,ih/sar)':'min(ih,iw*sar)',"
-             f"scale={size}:{size}:flags=area,format=rgb24")
-    command = ffmpeg_command(path, "-map", "0:V:0?", "-an", "-vf", video, "-f", "rawvideo")    # V: pictures, not cover art
+    fps=...:start_time=0 puts frame 0 where the file's clock starts, as load_audio does with the
+    sound, so a track that starts late stays late. ffmpeg turns a phone's rotated video upright
+    before the filters; sar is the shape of a pixel, so the crop is square on the screen even when
+    it is not in pixels. Raises ValueError, one line, if nothing can be decoded."""
+    video = (
+        f"fps={FPS}:start_time=0,crop='min(iw,ih/sar)':'min(ih,iw*sar)',"
+        f"scale={size}:{size}:flags=area,format=rgb24"
+    )
+    command = ffmpeg_command(
+        path, "-map", "0:V:0?", "-an", "-vf", video, "-f", "rawvideo"
+    )  # V: pictures, not cover art
     result = subprocess.run(command, capture_output=True)
     count = len(result.stdout) // (size * size * 3)
     if not count:
         raise ValueError(f"{os.fspath(path)!r} has no video that ffmpeg can read")
-    return np.frombuffer(result.stdout, np.uint8, count * size * size * 3).reshape(count, size, size, 3)
+    return np.frombuffer(result.stdout, np.uint8, count * size * size * 3).reshape(
+        count, size, size, 3
+    )
 
 
 def load_portrait(path):
-    """Any image file -> (64, 64, 3) uint8: upright (EXIF), transparent parts white, the middle square. Raises ValueError."""
+    """Any image file -> (64, 64, 3) uint8: upright (EXIF), transparent parts white, the middle
+    square. Raises ValueError."""
     if not os.path.isfile(path):
-        raise ValueError(f"{path!r} {'is a directory' if os.path.isdir(path) else 'does not exist'}: --image wants an image file")
+        raise ValueError(
+            f"{path!r} {'is a directory' if os.path.isdir(path) else 'does not exist'}: --image wants an image file"
+        )
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
             if image.mode in ("I", "F"):
                 raise ValueError("32-bit grey: save it as an 8-bit PNG")
-            if image.mode[0] == "I":                                # 16-bit grey, which convert() would clip
+            if image.mode[0] == "I":  # 16-bit grey, which convert() would clip
                 image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
             image = image.convert("RGBA")
-    except Exception as error:                                      # a broken file upsets each of Pillow's readers in its own way
-        raise ValueError(f"{path!r} is not an image that Pillow can read ({' '.join(str(error).split())[:90]})") from None
+    except Exception as error:  # a broken file upsets each of Pillow's readers in its own way
+        raise ValueError(
+            f"{path!r} is not an image that Pillow can read ({' '.join(str(error).split())[:90]})"
+        ) from None
     if min(image.size) < SIZE:
-        raise ValueError(f"{path!r} is {image.width} x {image.height} pixels: at least {SIZE} x {SIZE} are needed")
+        raise ValueError(
+            f"{path!r} is {image.width} x {image.height} pixels: at least {SIZE} x {SIZE} are needed"
+        )
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return np.asarray(ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
 # ---------------------------------------------------------------- out
 
-def write_video(path, chunks, n_frames, size, audio):
-    """Frames -> .mp4 with the sound as it is in `audio`, or .gif; size (width, height). Raises ValueError with ffmpeg's own reason.
 
-    The sound goes through the same options as in load_audio, so it starts where the features did; apad and -t make it as
-    long as the frames. -vn keeps cover art out, -map_chapters an audiobook's length. "file:" as in audio_features: any name is a file's name.
+def write_video(path, chunks, n_frames, size, audio):
+    """Frames -> .mp4 with the sound as it is in `audio`, or .gif; size (width, height). Raises
+    ValueError with ffmpeg's own reason.
+
+    The sound goes through the same options as in load_audio, so it starts where the features did;
+    apad and -t make it as long as the frames. -vn keeps cover art out, -map_chapters an audiobook's
+    length. "file:" as in audio_features: any name is a file's name.
     """
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y",
-               "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", str(FPS), "-i", "pipe:0"]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-v",
+        "error",
+        "-y",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{size[0]}x{size[1]}",
+        "-r",
+        str(FPS),
+        "-i",
+        "pipe:0",
+    ]
     if path.suffix == ".mp4":
-        command += ["-vn", "-sn", "-dn", "-protocol_whitelist", "file", "-i", "file:" + os.fspath(audio), "-max_error_rate", "1",
-                    "-af", "aresample=async=1:first_pts=0,aformat=channel_layouts=mono|stereo|5.1,apad", "-c:a", "aac", "-b:a", "160k",
-                    "-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p", "-c:v", "libx264", "-crf", "16",
-                    "-map_metadata", "-1", "-map_chapters", "-1", "-movflags", "+faststart"]
-    else:                                                           # a palette for every frame: one for all would wait for the end
-        command += ["-vf", "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=none", "-loop", "0"]
+        command += [
+            "-vn",
+            "-sn",
+            "-dn",
+            "-protocol_whitelist",
+            "file",
+            "-i",
+            "file:" + os.fspath(audio),
+            "-max_error_rate",
+            "1",
+            "-af",
+            "aresample=async=1:first_pts=0,aformat=channel_layouts=mono|stereo|5.1,apad",
+            "-c:a",
+            "aac",
+            "-b:a",
+            "160k",
+            "-vf",
+            "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p",
+            "-c:v",
+            "libx264",
+            "-crf",
+            "16",
+            "-map_metadata",
+            "-1",
+            "-map_chapters",
+            "-1",
+            "-movflags",
+            "+faststart",
+        ]
+    else:  # a palette for every frame: one for all would wait for the end
+        command += [
+            "-vf",
+            "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=none",
+            "-loop",
+            "0",
+        ]
     command += ["-t", str(n_frames / FPS), "file:" + os.fspath(path)]
     with tempfile.TemporaryFile() as log:
-        with contextlib.suppress(BrokenPipeError), subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as ffmpeg:
+        with (
+            contextlib.suppress(BrokenPipeError),
+            subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as ffmpeg,
+        ):
             try:
                 for frames in chunks:
                     ffmpeg.stdin.write(frames.tobytes())
             except BaseException as error:
-                if not isinstance(error, BrokenPipeError):          # that one means that ffmpeg ended first: it will say why
+                if not isinstance(
+                    error, BrokenPipeError
+                ):  # that one means that ffmpeg ended first: it will say why
                     ffmpeg.kill()
                 raise
         log.seek(0)
         lines = log.read().decode("utf-8", "replace").split("\n")
     if ffmpeg.returncode:
-        raise ValueError(f"ffmpeg failed to write the video ({next(filter(None, lines), 'it was stopped').strip()})")
+        raise ValueError(
+            f"ffmpeg failed to write the video ({next(filter(None, lines), 'it was stopped').strip()})"
+        )
 
 
 @contextlib.contextmanager
 def finished_file(path, inputs, suffixes):
-    """Yield the name of a temporary file in path's folder, which takes path's place at the end, or is removed on errors."""
+    """Yield the name of a temporary file in path's folder, which takes path's place at the end, or
+    is removed on errors."""
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"--out {str(path)!r} must end in {', '.join(suffixes)}")
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--out {str(path)!r} {'is a directory' if path.is_dir() else 'lies in a folder that does not exist'}")
+        raise ValueError(
+            f"--out {str(path)!r} {'is a directory' if path.is_dir() else 'lies in a folder that does not exist'}"
+        )
     if any(f and path.exists() and os.path.exists(f) and path.samefile(f) for f in inputs):
         raise ValueError(f"--out {str(path)!r} would replace the file that is to be read")
-    target = Path(os.path.realpath(path))                           # a link stays one
+    target = Path(os.path.realpath(path))  # a link stays one
     temporary = target.with_name(f".{os.getpid()}.tmp{path.suffix.lower()}")
     try:
-        temporary.touch()                                           # an unwritable folder shows now, not after the sampling
+        temporary.touch()  # an unwritable folder shows now, not after the sampling
     except OSError as error:
         raise ValueError(f"--out {str(path)!r} cannot be written: {error.strerror}") from None
     try:

@@ -1,10 +1,13 @@
-"""The few-step student, as both stages have it: its sampler, what it starts from, how it is looked at and stepped.
+"""The few-step student, as both stages have it: its sampler, what it starts from, how it is looked
+at and stepped.
 
-    x_T = ε;   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, ..., T/N      (N evaluations; ε' is fresh)
+    x_T = ε;   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, ..., T/N      (N
+    evaluations; ε' is fresh)
 
 Backward simulation (DMD2 2405.14867, section 4.5): in training the student's inputs come from this
 sampler, and only the last of its evaluations carries gradient.
 """
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,26 +15,29 @@ import numpy as np
 import torch
 from torch import nn
 
-from evaluation import metrics
 from common import check_finite
 from departures import check_recipe, noise_source
 from diffusion import add_noise, trailing_timesteps, x0_from_v
+from evaluation import metrics
 from latents import load_clips, preview
 from listener import Listener
 from teacher import hold_context
 
-READER = "checkpoints/metrics.pt"       # reads lips and heads from pixels; without it, no quick_eval
+READER = "checkpoints/metrics.pt"  # reads lips and heads from pixels; without it, no quick_eval
 LIPS = ("jaw", "width", "rounding")
 
 
 # ---------------------------------------------------------------- the sampler
 
-def rollout(student, cond, noise, taus):
-    """x_T = ε; x̂0 = G(x_τ, τ); x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0 is returned. TurboTalk, stage 2.
 
-    taus: falling timesteps, numbers or tensors (B,); noise() -> a fresh ε (B, F, C, H, W). len(taus)
-    evaluations, of which only the last carries gradient, none under no_grad (Self-Forcing, 2506.08009).
-    Context places always hold the true latents, noised to the same t, as in the teacher.
+def rollout(student, cond, noise, taus):
+    """x_T = ε; x̂0 = G(x_τ, τ); x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0 is returned. TurboTalk,
+    stage 2.
+
+    taus: falling timesteps, numbers or tensors (B,); noise() -> a fresh ε (B, F, C, H, W).
+    len(taus) evaluations, of which only the last carries gradient, none under no_grad
+    (Self-Forcing, 2506.08009). Context places always hold the true latents, noised to the same t,
+    as in the teacher.
     """
     xt = noise()
     for i, tau in enumerate(taus):
@@ -60,21 +66,28 @@ def student_sampler(student, made, steps=None):
     steps, recipe = steps or made.get("target_steps", 1), made.get("recipe", "toy")
 
     def sampler(cond, noise):
-        return few_step_sample(student, cond, noise_source(recipe, "student", noise, student.motion), steps)
+        return few_step_sample(
+            student, cond, noise_source(recipe, "student", noise, student.motion), steps
+        )
 
     return sampler
 
 
 # ---------------------------------------------------------------- what a training starts from
 
+
 def network_of(made):
-    """What a checkpoint's config says of its network, for the checkpoints of the networks made from it."""
+    """What a checkpoint's config says of its network, for the checkpoints of the networks made from
+    it."""
     return {k: made[k] for k in ("channels", "frames", "context")}
 
 
 def with_recipe(cfg, made):
-    """cfg, its recipe that of `made`, the config of the network it starts from, unless it names one."""
-    cfg = replace(cfg, recipe=cfg.recipe or made.get("recipe", "toy"))  # the first weights did not say
+    """cfg, its recipe that of `made`, the config of the network it starts from, unless it names
+    one."""
+    cfg = replace(
+        cfg, recipe=cfg.recipe or made.get("recipe", "toy")
+    )  # the first weights did not say
     check_recipe(cfg.recipe)
     return cfg
 
@@ -86,11 +99,12 @@ def load_data(cfg, frames, autoencoder, device):
     videos, held_out = load_clips(cfg, "val", autoencoder, device, frames)
     if not (len(videos.motion) and Path(READER).exists()):
         return clips, held_out, None
-    motion = np.stack([videos.motion[a:a + frames] for a in videos.starts[:-1]])
+    motion = np.stack([videos.motion[a : a + frames] for a in videos.starts[:-1]])
     return clips, held_out, (metrics.load_reader(READER, device), motion)
 
 
 # ---------------------------------------------------------------- steps and looks
+
 
 def trainable(network):
     """The network, in place, ready to train: everything but its listener."""
@@ -109,7 +123,8 @@ def adam(network, lr):
 
 def optimise(step, name, network, optimiser, lr, loss):
     """One optimiser step -> the gradient's norm, which is clipped to 1. Networks that the loss only
-    passes through get no gradient. lr is set each time, so it holds after --resume with another one."""
+    passes through get no gradient. lr is set each time, so it holds after --resume with another
+    one."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward(inputs=[p for p in network.parameters() if p.requires_grad])
     norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0).item()
@@ -120,20 +135,28 @@ def optimise(step, name, network, optimiser, lr, loss):
 
 
 def quick_eval(sampler, clips, autoencoder, reader, motion):
-    """How well sampler(cond, noise) -> x0 speaks on 16 held-out clips, from the same noise each time.
+    """How well sampler(cond, noise) -> x0 speaks on 16 held-out clips, from the same noise each
+    time.
 
-    -> dict: jaw, width and rounding, correlations with the true lips; spread of the head and change from
-    frame to frame, over those of the true clips after the autoencoder; colour, mean shift in levels of 255.
+    -> dict: jaw, width and rounding, correlations with the true lips; spread of the head and change
+    from frame to frame, over those of the true clips after the autoencoder; colour, mean shift in
+    levels of 255.
     """
     x0, cond = preview(clips, 16)
     generator = torch.Generator().manual_seed(0)
     x = sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device))
     frames, true_frames = (autoencoder.decode(z.flatten(0, 1)) for z in (x, x0))
-    read, true = (reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in (frames, true_frames))
-    truth = motion[:len(x0), :clips.frames]
+    read, true = (
+        reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in (frames, true_frames)
+    )
+    truth = motion[: len(x0), : clips.frames]
     found = {name: metrics.correlation(read[..., i], truth[..., i]) for i, name in enumerate(LIPS)}
     found["spread"] = float((metrics.head_spread(read) / metrics.head_spread(true)).mean())
-    change, true_change = (f.unflatten(0, x0.shape[:2]).diff(dim=1).abs().mean() for f in (frames, true_frames))
+    change, true_change = (
+        f.unflatten(0, x0.shape[:2]).diff(dim=1).abs().mean() for f in (frames, true_frames)
+    )
     found["change"] = float(change / true_change)
-    found["colour"] = float(127.5 * (frames.mean((0, 2, 3)) - true_frames.mean((0, 2, 3))).abs().mean())
+    found["colour"] = float(
+        127.5 * (frames.mean((0, 2, 3)) - true_frames.mean((0, 2, 3))).abs().mean()
+    )
     return found

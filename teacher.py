@@ -1,15 +1,20 @@
-"""The teacher: an audio-driven talking-portrait diffusion model, 40 DDIM steps x 3 guidance branches = 120 evaluations.
+"""The teacher: an audio-driven talking-portrait diffusion model, 40 DDIM steps x 3 guidance
+branches = 120 evaluations.
 
-    L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames to be generated (diffusion.v_loss)
-    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]         (guided_v, diffusion.guide)
-    x_T = ε, then 40 DDIM steps with v_g                         (ddim_sample)
+    L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames to be generated
+    (diffusion.v_loss) v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]
+    (guided_v, diffusion.guide) x_T = ε, then 40 DDIM steps with v_g
+    (ddim_sample)
 
 Its sampler and its training; the network is in unet.py, the equations in diffusion.py.
 
-    python teacher.py --bf16                 52 to 81 minutes on two CPU cores (AVX-512 with bfloat16; torch 2.13.0): the shipped weights
-    python teacher.py --smoke                everything at toy size in seconds (after python autoencoder.py --smoke)
-Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt, contact sheets.
+    python teacher.py --bf16                 52 to 81 minutes on two CPU cores (AVX-512 with
+    bfloat16; torch 2.13.0): the shipped weights python teacher.py --smoke                everything
+    at toy size in seconds (after python autoencoder.py --smoke)
+Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt,
+contact sheets.
 """
+
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -18,7 +23,18 @@ import torch
 from torch import nn
 
 from autoencoder import load_autoencoder
-from common import Log, check_finite, cosine_decay, load_network, one_line_errors, parse, pick_device, resume_training, save_training, update_ema
+from common import (
+    Log,
+    check_finite,
+    cosine_decay,
+    load_network,
+    one_line_errors,
+    parse,
+    pick_device,
+    resume_training,
+    save_training,
+    update_ema,
+)
 from departures import NOISE, check_recipe, make_optimisers, noise_source
 from diffusion import T, add_noise, ddim_step, guide, trailing_timesteps, v_loss, v_target
 from latents import REF_GAP, cond_map, contact_sheet, drop, load_clips
@@ -28,99 +44,153 @@ from unet import UNet
 
 @dataclass
 class Config:
-    data: str = "data/tiny"      # toy set (built if missing) or a folder of video clips
-    videos: int = 0              # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
-    out: str = "out/teacher"     # log, contact sheets and the resumable checkpoint
+    data: str = "data/tiny"  # toy set (built if missing) or a folder of video clips
+    videos: int = 0  # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+    out: str = "out/teacher"  # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/teacher.pt"  # where the trained network goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    recipe: str = "toy"          # plain = the method, toy = with departures.py (Muon, and noise that is alike over frames)
-    steps: int = 10000           # optimiser steps
-    batch: int = 8               # clips per step
-    frames: int = 16             # frames per clip
-    context: int = 4             # frames of a clip that may be given from the previous chunk
-    channels: int = 96           # width of the UNet
-    lr: float = 2e-3             # peak learning rate
-    warmup: int = 200            # steps of linear warm-up; a cosine decay to zero follows
-    ema: float = 0.999           # decay of the moving average, which is what samples
-    log_every: int = 50          # steps
-    save_every: int = 500        # steps between checkpoints
-    sample_every: int = 1000     # steps between contact sheets
+    # plain = the method, toy = with departures.py (Muon, and noise that is alike over frames)
+    recipe: str = "toy"
+    steps: int = 10000  # optimiser steps
+    batch: int = 8  # clips per step
+    frames: int = 16  # frames per clip
+    context: int = 4  # frames of a clip that may be given from the previous chunk
+    channels: int = 96  # width of the UNet
+    lr: float = 2e-3  # peak learning rate
+    warmup: int = 200  # steps of linear warm-up; a cosine decay to zero follows
+    ema: float = 0.999  # decay of the moving average, which is what samples
+    log_every: int = 50  # steps
+    save_every: int = 500  # steps between checkpoints
+    sample_every: int = 1000  # steps between contact sheets
     seed: int = 0
-    device: str = "auto"         # auto = cuda if there is one, else cpu
-    bf16: bool = False           # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
-    drop_ref: float = 0.1        # ablation: how often portrait and sound are dropped (trains the branch ∅)
-    drop_audio: float = 0.1      # ablation: how often the sound alone is dropped (trains the branch ref)
-    context_rate: float = 0.5    # ablation: share of the clips that carry context frames
-    ref_gap: int = REF_GAP       # ablation: frames between a clip and its portrait, at least; 0 = any frame, also one of the clip's
-    sound_steps: int = 2000      # ablation: steps in which the sound's tokens first learn to name phones (toy set only)
+    device: str = "auto"  # auto = cuda if there is one, else cpu
+    bf16: bool = (
+        False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
+    )
+    drop_ref: float = (
+        0.1  # ablation: how often portrait and sound are dropped (trains the branch ∅)
+    )
+    drop_audio: float = (
+        0.1  # ablation: how often the sound alone is dropped (trains the branch ref)
+    )
+    context_rate: float = 0.5  # ablation: share of the clips that carry context frames
+    # ablation: frames between a clip and its portrait, at least; 0 = any frame, also one of the
+    # clip's
+    ref_gap: int = REF_GAP
+    # ablation: steps in which the sound's tokens first learn to name phones (toy set only)
+    sound_steps: int = 2000
 
 
-SMOKE = dict(videos=4, steps=6, batch=2, channels=16, warmup=2, sound_steps=2, log_every=2, save_every=3, sample_every=6, out="out/smoke/teacher",
-             weights="out/smoke/teacher.pt", autoencoder="out/smoke/autoencoder.pt", data="data/smoke")
-STEPS, S_REF, S_AUDIO = 40, 1.1, 2.0    # the teacher's sampler: 40 steps of 3 branches = 120 evaluations, and their scales
+SMOKE = dict(
+    videos=4,
+    steps=6,
+    batch=2,
+    channels=16,
+    warmup=2,
+    sound_steps=2,
+    log_every=2,
+    save_every=3,
+    sample_every=6,
+    out="out/smoke/teacher",
+    weights="out/smoke/teacher.pt",
+    autoencoder="out/smoke/autoencoder.pt",
+    data="data/smoke",
+)
+STEPS, S_REF, S_AUDIO = (
+    40,
+    1.1,
+    2.0,
+)  # the teacher's sampler: 40 steps of 3 branches = 120 evaluations, and their scales
 
 
 # ---------------------------------------------------------------- the sampler
 
+
 def hold_context(x, cond, eps=None, t=None):
-    """x (B, F, C, H, W) with the places of context frames replaced by their true latents, noised to t if ε and t are given."""
+    """x (B, F, C, H, W) with the places of context frames replaced by their true latents, noised to
+    t if ε and t are given."""
     given = cond.context if eps is None else add_noise(cond.context, eps, t)
     mask = cond.mask[:, :, None, None, None]
     return mask * given + (1 - mask) * x
 
 
 def guided_v(model, xt, t, cond, s_ref, s_audio):
-    """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels; with both scales at 1 just the full one."""
+    """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels;
+    with both scales at 1 just the full one."""
     if s_ref == 1 and s_audio == 1:
         return model(xt, t, cond)
-    keep = torch.tensor([[1, 0], [1, 1]] if s_ref == 1 else [[0, 0], [1, 0], [1, 1]], dtype=xt.dtype, device=xt.device)
+    keep = torch.tensor(
+        [[1, 0], [1, 1]] if s_ref == 1 else [[0, 0], [1, 0], [1, 1]],
+        dtype=xt.dtype,
+        device=xt.device,
+    )
     n, (keep_ref, keep_audio) = len(keep), keep.repeat_interleave(len(xt), 0).T
-    branches = drop(cond_map(cond, lambda x: x.repeat(n, *[1] * (x.ndim - 1))), keep_ref, keep_audio)
+    branches = drop(
+        cond_map(cond, lambda x: x.repeat(n, *[1] * (x.ndim - 1))), keep_ref, keep_audio
+    )
     v = model(xt.repeat(n, 1, 1, 1, 1), t.repeat(n), branches).chunk(n)
-    return guide(v[0], *v[-2:], s_ref, s_audio)    # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
+    return guide(
+        v[0], *v[-2:], s_ref, s_audio
+    )  # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
 
 
 @torch.no_grad()
 def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
-    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2 `steps` with s_ref = 1), `steps` without.
+    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2
+    `steps` with s_ref = 1), `steps` without.
 
-    The places of context frames hold their true latents, noised to the same t, as in training. The loss leaves these places out, so
-    the network's answer there is thrown away; they are returned as given.
+    The places of context frames hold their true latents, noised to the same t, as in training. The
+    loss leaves these places out, so the network's answer there is thrown away; they are returned as
+    given.
     """
     x = eps
     ts = trailing_timesteps(steps)
     for t, s in zip(ts, ts[1:]):
         t, s = torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)
-        x = hold_context(ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s), cond, eps, s)
+        x = hold_context(
+            ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s), cond, eps, s
+        )
     return x
 
 
 def teacher_sampler(model, recipe, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
     """-> sampler(cond, noise) -> x0, with the recipe's noise."""
+
     def sampler(cond, noise):
-        return ddim_sample(model, cond, noise_source(recipe, "teacher", noise)(), steps, s_ref, s_audio)
+        return ddim_sample(
+            model, cond, noise_source(recipe, "teacher", noise)(), steps, s_ref, s_audio
+        )
+
     return sampler
 
 
 def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
-    """-> (network in eval mode without gradients, its Config as a dict). Raises ValueError for a missing or foreign file."""
+    """-> (network in eval mode without gradients, its Config as a dict). Raises ValueError for a
+    missing or foreign file."""
+
     def make(config):
-        directions = 0 if kind == "teacher" else NOISE["student"][config.get("recipe", "toy")].directions
+        directions = (
+            0 if kind == "teacher" else NOISE["student"][config.get("recipe", "toy")].directions
+        )
         return UNet(config["channels"], directions=directions)
+
     model, config = load_network(path, kind, make)
     return model.to(device, memory_format=torch.channels_last), config
 
 
 # ---------------------------------------------------------------- training
 
+
 def train(cfg, resume=False):
     check_recipe(cfg.recipe)
     if not cfg.context < cfg.frames <= 64 or cfg.frames % 4 or cfg.context % 4:
-        raise ValueError(f"--context must be below --frames, that at most 64, and both multiples of 4, got {cfg.context} and {cfg.frames}")
+        raise ValueError(
+            f"--context must be below --frames, that at most 64, and both multiples of 4, got {cfg.context} and {cfg.frames}"
+        )
 
     # 1 seed and device
     torch.manual_seed(cfg.seed)
-    generator = torch.Generator().manual_seed(cfg.seed)                       # batches, timesteps and noise: on the CPU
+    generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU
     device = pick_device(cfg.device)
 
     # 2 data
@@ -131,35 +201,55 @@ def train(cfg, resume=False):
     # 3 networks
     model = UNet(cfg.channels).to(device, memory_format=torch.channels_last)
     if not resume and videos.phones and cfg.sound_steps:
-        print(f"phones named right by the sound's tokens: {pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device):.1%}")
-    if videos.phones and cfg.sound_steps:                                     # a frozen listener, as wav2vec 2.0 is in the models that the paper
-        model.audio.requires_grad_(False)                                     # distils: while pictures are noise, training would silence it
+        print(
+            f"phones named right by the sound's tokens: {pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device):.1%}"
+        )
+    if (
+        videos.phones and cfg.sound_steps
+    ):  # a frozen listener, as wav2vec 2.0 is in the models that the paper
+        model.audio.requires_grad_(
+            False
+        )  # distils: while pictures are noise, training would silence it
     ema = deepcopy(model).requires_grad_(False)
-    looks = [teacher_sampler(ema, cfg.recipe), teacher_sampler(ema, cfg.recipe, steps=1, s_ref=1, s_audio=1)]
-    print(f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}")
+    looks = [
+        teacher_sampler(ema, cfg.recipe),
+        teacher_sampler(ema, cfg.recipe, steps=1, s_ref=1, s_audio=1),
+    ]
+    print(
+        f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}"
+    )
 
     # 4 optimiser
     optimisers = make_optimisers(model, cfg.recipe, cfg.lr, cfg.bf16)
 
     # 5 resume
-    parts = dict(model=model, ema=ema) | {f"optimiser{i}": optimiser for i, optimiser in enumerate(optimisers)}
+    parts = dict(model=model, ema=ema) | {
+        f"optimiser{i}": optimiser for i, optimiser in enumerate(optimisers)
+    }
     first = resume_training(cfg, "teacher", generator, **parts) if resume else 0
     log, mean_loss = Log(cfg.out, cfg, device, resume), []
 
     # 6 loop
     for step in range(first, cfg.steps):
-        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate, cfg.ref_gap)   # batch
-        u = (torch.rand((), generator=generator) + torch.arange(len(x0))) / len(x0) % 1         # stratified over [0, 1)
-        t = (T * (1 - u)).to(device)                                                              # (0, T]: T is where sampling starts
+        x0, cond = clips.batch(
+            cfg.batch, generator, cfg.context, cfg.context_rate, cfg.ref_gap
+        )  # batch
+        u = (
+            (torch.rand((), generator=generator) + torch.arange(len(x0))) / len(x0) % 1
+        )  # stratified over [0, 1)
+        t = (T * (1 - u)).to(device)  # (0, T]: T is where sampling starts
         eps = torch.randn(x0.shape, generator=generator).to(device)
         drawn = torch.rand(len(x0), generator=generator).to(device)
-        keep_ref, keep_audio = (drawn > cfg.drop_ref).float(), (drawn > cfg.drop_ref + cfg.drop_audio).float()
+        keep_ref, keep_audio = (
+            (drawn > cfg.drop_ref).float(),
+            (drawn > cfg.drop_ref + cfg.drop_audio).float(),
+        )
 
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):                        # loss
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):  # loss
             v_hat = model(add_noise(x0, eps, t), t, drop(cond, keep_ref, keep_audio))
         loss = v_loss(v_hat, v_target(x0, eps, t), cond.mask)
 
-        model.zero_grad(set_to_none=True)                                                         # step
+        model.zero_grad(set_to_none=True)  # step
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         decay = cosine_decay(max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
@@ -168,15 +258,15 @@ def train(cfg, resume=False):
         for optimiser in optimisers:
             optimiser.param_groups[0]["lr"] = lr
             optimiser.step()
-        update_ema(ema, model, step, cfg.ema)                                                     # ema
+        update_ema(ema, model, step, cfg.ema)  # ema
         mean_loss.append(loss.item())
 
-        if (step + 1) % cfg.log_every == 0:                                                       # log
+        if (step + 1) % cfg.log_every == 0:  # log
             log(step + 1, loss=float(np.mean(mean_loss)), gradient=norm.item(), lr=lr)
             mean_loss = []
-        if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:                           # sample
+        if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:  # sample
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", looks, held_out, autoencoder)
-        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:                             # save
+        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:  # save
             save_training(cfg, "teacher", step + 1, generator, **parts)
     return ema
 

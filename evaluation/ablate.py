@@ -1,12 +1,17 @@
-"""The paper's ablation of stage 2: every variant from one stage-1 student, one table and one contact sheet.
+"""The paper's ablation of stage 2: every variant from one stage-1 student, one table and one
+contact sheet.
 
-    python -m evaluation.ablate --bf16                                        all variants, one seed: 22 minutes each on one CPU core
-    python -m evaluation.ablate --seeds 3 --variants full,hinge               some of them, three seeds
-    python -m evaluation.ablate --options="--last-steps 200"                  every variant with other options of distill_stage2.py
-    python -m evaluation.ablate --smoke                                       everything at toy size (after the other scripts' --smoke)
-Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and out/ablate/VARIANT-SEED/. A variant that was
-trained with the same settings from the same student is not trained again. The rows "stage1_1step" and "stage1" are the student before stage 2.
+    python -m evaluation.ablate --bf16                                        all variants, one
+    seed: 22 minutes each on one CPU core python -m evaluation.ablate --seeds 3 --variants
+    full,hinge               some of them, three seeds python -m evaluation.ablate
+    --options="--last-steps 200"                  every variant with other options of
+    distill_stage2.py python -m evaluation.ablate --smoke
+    everything at toy size (after the other scripts' --smoke)
+Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and
+out/ablate/VARIANT-SEED/. A variant that was trained with the same settings from the same student is
+not trained again. The rows "stage1_1step" and "stage1" are the student before stage 2.
 """
+
 import argparse
 import json
 import shlex
@@ -16,12 +21,12 @@ from pathlib import Path
 import numpy as np
 
 import distill_stage2
-from evaluation import table as evaluate
-from evaluation import metrics
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
 from common import one_line_errors, parse, pick_device
 from distill_stage1 import load_stage1
+from evaluation import metrics
+from evaluation import table as evaluate
 from sample import load_to_sample
 from student import student_sampler
 
@@ -38,70 +43,165 @@ VARIANTS = {  # what differs from the Config of distill_stage2.py
     "self_compare_0.5": dict(self_compare=0.5),
     "self_compare_8": dict(self_compare=8.0),
 }
-SHOWN = ("jaw_corr", "width_corr", "round_corr", "sync_c", "fid", "fvd", "head_std_ratio", "blink_rate_ratio", "identity", "frame_change_ratio")
+SHOWN = (
+    "jaw_corr",
+    "width_corr",
+    "round_corr",
+    "sync_c",
+    "fid",
+    "fvd",
+    "head_std_ratio",
+    "blink_rate_ratio",
+    "identity",
+    "frame_change_ratio",
+)
 
 
 def table(rows):
-    """[{"variant", metric: [one value a seed]}] -> a Markdown table of mean ± standard deviation over the seeds."""
+    """[{"variant", metric: [one value a seed]}] -> a Markdown table of mean ± standard deviation
+    over the seeds."""
+
     def cell(values):
-        if not np.isfinite(values).all():                                     # nothing to count, or nobody knows the truth: your own clips
+        if not np.isfinite(
+            values
+        ).all():  # nothing to count, or nobody knows the truth: your own clips
             return ""
-        return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
+        return f"{np.mean(values):.3g}" + (
+            f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+        )
+
     lines = ["| variant | " + " | ".join(SHOWN) + " |", "|---|" + "---:|" * len(SHOWN)]
-    return "\n".join(lines + [f"| {row['variant']} | " + " | ".join(cell(row[k]) for k in SHOWN) + " |" for row in rows])
+    return "\n".join(
+        lines
+        + [
+            f"| {row['variant']} | " + " | ".join(cell(row[k]) for k in SHOWN) + " |"
+            for row in rows
+        ]
+    )
 
 
 def ablate(args):
-    wanted = [name.strip() for name in args.variants.split(",")] if args.variants else list(VARIANTS)
+    wanted = (
+        [name.strip() for name in args.variants.split(",")] if args.variants else list(VARIANTS)
+    )
     if unknown := set(wanted) - VARIANTS.keys():
-        raise ValueError(f"no variant {', '.join(sorted(unknown))}: there are {', '.join(VARIANTS)}")
-    base, _ = parse(distill_stage2.Config, "the options of distill_stage2.py", distill_stage2.SMOKE, shlex.split(args.options) + args.smoke * ["--smoke"])
+        raise ValueError(
+            f"no variant {', '.join(sorted(unknown))}: there are {', '.join(VARIANTS)}"
+        )
+    base, _ = parse(
+        distill_stage2.Config,
+        "the options of distill_stage2.py",
+        distill_stage2.SMOKE,
+        shlex.split(args.options) + args.smoke * ["--smoke"],
+    )
     base = replace(base, bf16=args.bf16, last_steps=max(1, round(base.last_steps * args.budget)))
     out, device = Path(args.out), pick_device("auto")
     first = load_to_sample(load_stage1, base.student, device, args.bf16)
-    autoencoder, nets, videos = load_autoencoder(base.autoencoder, device), metrics.load_metrics(args.metrics, device), tiny_data.load(base.data, "test", base.videos)
-    truth = evaluate.truth_of(videos, 0, args.clips, min(28, int(np.diff(videos.starts).min())), device)
-    judge, ref = metrics.Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
-    judge(truth.frames)                                                       # judges and clips that cannot do complain now, not after the training
-    for name in wanted:                                                       # train
+    autoencoder, nets, videos = (
+        load_autoencoder(base.autoencoder, device),
+        metrics.load_metrics(args.metrics, device),
+        tiny_data.load(base.data, "test", base.videos),
+    )
+    truth = evaluate.truth_of(
+        videos, 0, args.clips, min(28, int(np.diff(videos.starts).min())), device
+    )
+    judge, ref = (
+        metrics.Judge(truth, nets, device),
+        autoencoder.encode(to_pixels(truth.portraits, device)),
+    )
+    judge(truth.frames)  # judges and clips that cannot do complain now, not after the training
+    for name in wanted:  # train
         for seed in range(args.seeds):
             place = out / f"{name}-{seed}"
-            cfg = replace(base, **VARIANTS[name], seed=seed, out=str(place), weights=str(place / "stage2.pt"))
-            done, setting = place / "done.json", json.dumps(asdict(cfg) | {"student_changed": Path(cfg.student).stat().st_mtime})
+            cfg = replace(
+                base, **VARIANTS[name], seed=seed, out=str(place), weights=str(place / "stage2.pt")
+            )
+            done, setting = (
+                place / "done.json",
+                json.dumps(asdict(cfg) | {"student_changed": Path(cfg.student).stat().st_mtime}),
+            )
             if not (done.exists() and Path(cfg.weights).exists() and done.read_text() == setting):
-                done.unlink(missing_ok=True)                                  # stopped halfway, it would vouch for other weights
+                done.unlink(missing_ok=True)  # stopped halfway, it would vouch for other weights
                 distill_stage2.train(cfg)
                 done.write_text(setting)
 
     rows, pictures = [], []
 
     def measure(name, students):
-        """One row, with a value for each student (its training seed): the mean over 28 frames of every clip, and over three sampling seeds, for
-        one alone moves the number of blinks by a third."""
+        """One row, with a value for each student (its training seed): the mean over 28 frames of
+        every clip, and over three sampling seeds, for one alone moves the number of blinks by a
+        third."""
         found = []
         for model, made, steps in students:
-            videos = [evaluate.speak(student_sampler(model, made, steps=steps), truth, ref, autoencoder, seed, args.bf16) for seed in range(3)]
+            videos = [
+                evaluate.speak(
+                    student_sampler(model, made, steps=steps),
+                    truth,
+                    ref,
+                    autoencoder,
+                    seed,
+                    args.bf16,
+                )
+                for seed in range(3)
+            ]
             found.append(evaluate.summary(name, steps, [judge(frames)[0] for frames in videos]))
-        rows.append({"variant": name, **{k: np.array([f[k] for f in found], float).tolist() for k in SHOWN}})
+        rows.append(
+            {"variant": name, **{k: np.array([f[k] for f in found], float).tolist() for k in SHOWN}}
+        )
         pictures.append(videos[0][0, :16])
 
     measure("stage1", [(*first, 4)]), measure("stage1_1step", [(*first, 1)])
     for name in wanted:
-        measure(name, [(*load_to_sample(distill_stage2.load_stage2, out / f"{name}-{seed}/stage2.pt", device, args.bf16), 1) for seed in range(args.seeds)])
+        measure(
+            name,
+            [
+                (
+                    *load_to_sample(
+                        distill_stage2.load_stage2,
+                        out / f"{name}-{seed}/stage2.pt",
+                        device,
+                        args.bf16,
+                    ),
+                    1,
+                )
+                for seed in range(args.seeds)
+            ],
+        )
     tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]])
     (out / "table.md").write_text(table(rows) + "\n")
-    (out / "table.json").write_text(json.dumps(evaluate.plain(dict(rows=rows, setting=vars(args))), indent=1) + "\n")
+    (out / "table.json").write_text(
+        json.dumps(evaluate.plain(dict(rows=rows, setting=vars(args))), indent=1) + "\n"
+    )
     return rows
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)")
-    parser.add_argument("--seeds", type=int, default=1, help="training seeds of each variant (default: %(default)s)")
-    parser.add_argument("--budget", type=float, default=1.0, help="share of distill_stage2.py's updates in phase 1, for a quick look; the phases before it are whole (default: %(default)s)")
-    parser.add_argument("--options", default="", help="of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and what the variant itself changes), such as \"--last-steps 200\"")
-    parser.add_argument("--clips", type=int, default=96, help="held-out clips of 28 frames (default: %(default)s)")
-    parser.add_argument("--metrics", default="checkpoints/metrics.pt", help="the judges (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="training seeds of each variant (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=1.0,
+        help="share of distill_stage2.py's updates in phase 1, for a quick look; the phases before it are whole (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--options",
+        default="",
+        help='of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and what the variant itself changes), such as "--last-steps 200"',
+    )
+    parser.add_argument(
+        "--clips", type=int, default=96, help="held-out clips of 28 frames (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--metrics", default="checkpoints/metrics.pt", help="the judges (default: %(default)s)"
+    )
     parser.add_argument("--out", default="out/ablate")
     parser.add_argument("--bf16", action="store_true", help="networks in bfloat16")
     parser.add_argument("--smoke", action="store_true", help="everything at toy size")

@@ -1,10 +1,14 @@
-"""Lips on real speech: what the generated mouth does on each kind of phone of a recording whose phone times are known.
+"""Lips on real speech: what the generated mouth does on each kind of phone of a recording whose
+phone times are known.
 
-    python -m evaluation.phone_sheet recording.wav phones.tsv        columns start_s, end_s, phone (IPA, as espeak-ng or an aligner writes it)
-Prints, for every model in checkpoints/, the mean jaw, width and rounding that the reader sees in the frame at the middle of each phone
-(three toy portraits, a seed each), and writes a sheet: a row for each model, with that frame for two phones of each kind, in the table's
-order. Mouths should be open on open vowels, shut on m b p and in pauses, round on round vowels.
+    python -m evaluation.phone_sheet recording.wav phones.tsv        columns start_s, end_s, phone
+    (IPA, as espeak-ng or an aligner writes it)
+Prints, for every model in checkpoints/, the mean jaw, width and rounding that the reader sees in
+the frame at the middle of each phone (three toy portraits, a seed each), and writes a sheet: a row
+for each model, with that frame for two phones of each kind, in the table's order. Mouths should be
+open on open vowels, shut on m b p and in pauses, round on round vowels.
 """
+
 import argparse
 import csv
 import math
@@ -13,38 +17,52 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation import table as evaluate
-from evaluation import metrics
 import tiny_data
 from audio_features import FPS, ROWS, log_mel
 from autoencoder import load_autoencoder, to_pixels
 from common import one_line_errors, pick_device
+from evaluation import metrics
+from evaluation import table as evaluate
 from media import load_audio
 from sample import speak, toy_portrait
 
 KINDS = {  # IPA symbols that a phone may begin with, after stress marks
-    "m b p": "mbp", "pause": "_", "open vowel": "aɑæʌ", "round vowel": "uʊoɔɒ", "spread vowel": "iɪeɛ", "fricative": "fvszʃʒθð",
+    "m b p": "mbp",
+    "pause": "_",
+    "open vowel": "aɑæʌ",
+    "round vowel": "uʊoɔɒ",
+    "spread vowel": "iɪeɛ",
+    "fricative": "fvszʃʒθð",
 }
-PORTRAITS = 2_000_124, 2_000_137, 2_000_140      # toy identities outside every split
+PORTRAITS = 2_000_124, 2_000_137, 2_000_140  # toy identities outside every split
 
 
 def kind_of(phone):
-    """An IPA phone, perhaps with stress marks -> its key in KINDS, or None. An empty one is a pause."""
+    """An IPA phone, perhaps with stress marks -> its key in KINDS, or None. An empty one is a
+    pause."""
     first = (phone.strip().lstrip("ˈˌ") or "_")[0]
     return next((kind for kind, symbols in KINDS.items() if first in symbols), None)
 
 
 def read_phones(path):
-    """A table with tabs and the columns start_s, end_s, phone -> [(start, end, phone)], seconds. Raises ValueError."""
+    """A table with tabs and the columns start_s, end_s, phone -> [(start, end, phone)], seconds.
+    Raises ValueError."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [(float(r["start_s"]), float(r["end_s"]), r["phone"] or "") for r in csv.DictReader(file, delimiter="\t")]
+            rows = [
+                (float(r["start_s"]), float(r["end_s"]), r["phone"] or "")
+                for r in csv.DictReader(file, delimiter="\t")
+            ]
     except (KeyError, TypeError, ValueError, csv.Error):
-        raise ValueError(f"{path} is no table of phones: columns start_s, end_s and phone, tabs between, are wanted") from None
+        raise ValueError(
+            f"{path} is no table of phones: columns start_s, end_s and phone, tabs between, are wanted"
+        ) from None
     if not rows or any(not 0 <= a <= b < math.inf for a, b, _ in rows):
         raise ValueError(f"{path} holds no phones, or some that end before they start")
     if not any(kind_of(phone) for *_, phone in rows):
-        raise ValueError(f"{path} holds no phone of a kind that is shown: {', '.join(KINDS)}, in IPA")
+        raise ValueError(
+            f"{path} holds no phone of a kind that is shown: {', '.join(KINDS)}, in IPA"
+        )
     return rows
 
 
@@ -54,35 +72,87 @@ def phone_sheet(args):
         raise ValueError(f"--out {args.out!r} must be a .png in a folder that exists")
     phones = read_phones(args.phones)
     mel = log_mel(load_audio(args.audio))
-    if (end := max(b for _, b, _ in phones)) > len(mel) / ROWS / FPS + 1:      # in milliseconds, or another sound's
-        raise ValueError(f"{args.phones} ends at {end:g} s, the sound at {len(mel) / ROWS / FPS:.2f} s: the table of this sound, in seconds, is wanted")
-    autoencoder, reader = load_autoencoder(folder / "autoencoder.pt", device), metrics.load_reader(folder / "metrics.pt", device)
+    if (end := max(b for _, b, _ in phones)) > len(
+        mel
+    ) / ROWS / FPS + 1:  # in milliseconds, or another sound's
+        raise ValueError(
+            f"{args.phones} ends at {end:g} s, the sound at {len(mel) / ROWS / FPS:.2f} s: the table of this sound, in seconds, is wanted"
+        )
+    autoencoder, reader = (
+        load_autoencoder(folder / "autoencoder.pt", device),
+        metrics.load_reader(folder / "metrics.pt", device),
+    )
     wanted = {name.strip() for name in args.models.split(",")}
-    found = [(name, sampler) for name, _, sampler in evaluate.models(folder, device) if name in wanted - {"wrong_audio"}]      # here it would hear the right one
+    found = [
+        (name, sampler)
+        for name, _, sampler in evaluate.models(folder, device)
+        if name in wanted - {"wrong_audio"}
+    ]  # here it would hear the right one
     if len(found) < len(wanted):
-        raise ValueError(f"no model {', '.join(sorted(wanted - {n for n, _ in found}))}: a model needs its checkpoint in {folder}")
-    lines, strips = ["| model | " + " | ".join(f"{kind} ({sum(kind_of(p) == kind for *_, p in phones)})" for kind in KINDS) + " |", "|---|" + "---:|" * len(KINDS)], []
+        raise ValueError(
+            f"no model {', '.join(sorted(wanted - {n for n, _ in found}))}: a model needs its checkpoint in {folder}"
+        )
+    lines, strips = (
+        [
+            "| model | "
+            + " | ".join(
+                f"{kind} ({sum(kind_of(p) == kind for *_, p in phones)})" for kind in KINDS
+            )
+            + " |",
+            "|---|" + "---:|" * len(KINDS),
+        ],
+        [],
+    )
     for name, sampler in found:
         lips = {kind: [] for kind in KINDS}
         for seed, portrait in enumerate(PORTRAITS):
-            frames = np.concatenate(list(speak(sampler, autoencoder, toy_portrait(portrait), mel, torch.Generator().manual_seed(seed))))
+            frames = np.concatenate(
+                list(
+                    speak(
+                        sampler,
+                        autoencoder,
+                        toy_portrait(portrait),
+                        mel,
+                        torch.Generator().manual_seed(seed),
+                    )
+                )
+            )
             with torch.no_grad():
                 read = reader(to_pixels(frames, device)).cpu().numpy()
-            middle = {kind: [min(len(frames) - 1, int((a + b) / 2 * FPS)) for a, b, phone in phones if kind_of(phone) == kind] for kind in KINDS}
+            middle = {
+                kind: [
+                    min(len(frames) - 1, int((a + b) / 2 * FPS))
+                    for a, b, phone in phones
+                    if kind_of(phone) == kind
+                ]
+                for kind in KINDS
+            }
             for kind, places in middle.items():
                 lips[kind] += list(read[places, :3])
             if seed == 0:
                 strips.append(frames[[k for places in middle.values() for k in places[:2]]])
-        lines.append(f"| {name} | " + " | ".join(" / ".join(f"{x:.2f}" for x in np.mean(v, 0)) if v else "" for v in lips.values()) + " |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(
+                " / ".join(f"{x:.2f}" for x in np.mean(v, 0)) if v else "" for v in lips.values()
+            )
+            + " |"
+        )
     tiny_data.contact_sheet(args.out, strips)
     return "\n".join(lines)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("audio", help="any sound file")
     parser.add_argument("phones", help="its phones")
-    parser.add_argument("--models", default="teacher,stage1,stage2", help="rows of python -m evaluation (default: %(default)s)")
+    parser.add_argument(
+        "--models",
+        default="teacher,stage1,stage2",
+        help="rows of python -m evaluation (default: %(default)s)",
+    )
     parser.add_argument("--checkpoints", default="checkpoints")
     parser.add_argument("--out", default="phones.png", help="the sheet (default: %(default)s)")
     args = parser.parse_args(argv)

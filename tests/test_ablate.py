@@ -1,12 +1,12 @@
 import json
 
 import pytest
-
-from evaluation import ablate
-import distill_stage2
 import test_distill_stage2
-from common import save_checkpoint
 from helpers import SHIPPED, prepare, small_unet
+
+import distill_stage2
+from common import save_checkpoint
+from evaluation import ablate
 
 
 def test_every_variant_changes_the_config_and_names_an_option():
@@ -19,11 +19,17 @@ def test_every_variant_changes_the_config_and_names_an_option():
 def test_table_shows_mean_and_spread_over_seeds():
     row = {"variant": "full", **{k: [1.0, 3.0] for k in ablate.SHOWN}}
     lines = ablate.table([row, {**row, **{k: [2.0] for k in ablate.SHOWN}}]).splitlines()
-    assert "2 ± 1.4" in lines[2] and "±" not in lines[3] and len({line.count("|") for line in lines}) == 1
+    assert (
+        "2 ± 1.4" in lines[2]
+        and "±" not in lines[3]
+        and len({line.count("|") for line in lines}) == 1
+    )
 
 
 def test_what_could_not_be_measured_is_left_empty():
-    line = ablate.table([{"variant": "full", **{k: [1.0] for k in ablate.SHOWN}, "jaw_corr": [float("nan")]}]).splitlines()[2]
+    line = ablate.table(
+        [{"variant": "full", **{k: [1.0] for k in ablate.SHOWN}, "jaw_corr": [float("nan")]}]
+    ).splitlines()[2]
     assert line.split("|")[2:4] == ["  ", " 1 "]
 
 
@@ -42,25 +48,53 @@ def test_unknown_variant_is_named(capsys):
     assert stop.value.code == 2 and "nonsense" in capsys.readouterr().err
 
 
-def test_two_variants_are_trained_as_they_say_and_measured_and_a_second_run_trains_nothing(tmp_path, monkeypatch):
-    """The table is made of the shipped judges' numbers; the networks are untrained (test_distill_stage2.py trains)."""
+def test_two_variants_are_trained_as_they_say_and_measured_and_a_second_run_trains_nothing(
+    tmp_path, monkeypatch
+):
+    """The table is made of the shipped judges' numbers; the networks are untrained
+    (test_distill_stage2.py trains)."""
     trained = []
 
     def train(cfg):
         trained.append(cfg)
-        save_checkpoint(cfg.weights, kind="stage2", config=dict(channels=16, frames=16, context=4, recipe="plain"), model=small_unet(len(trained)).state_dict())
+        save_checkpoint(
+            cfg.weights,
+            kind="stage2",
+            config=dict(channels=16, frames=16, context=4, recipe="plain"),
+            model=small_unet(len(trained)).state_dict(),
+        )
+
     monkeypatch.chdir(prepare(tmp_path, "stage1", videos=1, frames=16))
     monkeypatch.setattr(distill_stage2, "SMOKE", test_distill_stage2.SMALL)
     monkeypatch.setattr(distill_stage2, "train", train)
-    line = ["--smoke", "--variants", "full,hinge", "--clips", "2", "--metrics", str(SHIPPED / "metrics.pt"), "--out", "o", "--options=--batch 3"]
+    line = [
+        "--smoke",
+        "--variants",
+        "full,hinge",
+        "--clips",
+        "2",
+        "--metrics",
+        str(SHIPPED / "metrics.pt"),
+        "--out",
+        "o",
+        "--options=--batch 3",
+    ]
     ablate.main(line)
-    assert [(c.gan, c.seed, c.batch, c.last_steps) for c in trained] == [(kind, 0, 3, distill_stage2.Config(**test_distill_stage2.SMALL).last_steps) for kind in ("relativistic", "hinge")]
+    assert [(c.gan, c.seed, c.batch, c.last_steps) for c in trained] == [
+        (kind, 0, 3, distill_stage2.Config(**test_distill_stage2.SMALL).last_steps)
+        for kind in ("relativistic", "hinge")
+    ]
     saved = json.loads(open("o/table.json").read())
-    assert [r["variant"] for r in saved["rows"]] == ["stage1", "stage1_1step", "full", "hinge"] and (tmp_path / "o/sheet.png").exists()
+    assert [r["variant"] for r in saved["rows"]] == [
+        "stage1",
+        "stage1_1step",
+        "full",
+        "hinge",
+    ] and (tmp_path / "o/sheet.png").exists()
     monkeypatch.setattr(distill_stage2, "train", None)
     line[line.index("full,hinge")] = "full"
     ablate.main(line)
     assert json.loads(open("o/table.json").read())["rows"] == saved["rows"][:3]
-    with pytest.raises(TypeError):                                            # train is None: as if stopped at once. The weights left there
-        ablate.main([*line, "--bf16"])                                       # are not those of the run that done.json tells of
+    with pytest.raises(TypeError):  # train is None: as if stopped at once. The weights left there
+        ablate.main([*line, "--bf16"])  # are not those of the run that done.json tells of
     assert not (tmp_path / "o/full-0/done.json").exists()

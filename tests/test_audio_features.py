@@ -15,11 +15,15 @@ from media import load_audio
 
 
 def ffmpeg(*args):
-    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y", *map(str, args)], check=True)
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y", *map(str, args)],
+        check=True,
+    )
 
 
 def noise(seconds, rate=SR, seed=0):
-    """Band-limited (200-3000 Hz) noise in syllables: survives every codec here, and its lag is unambiguous."""
+    """Band-limited (200-3000 Hz) noise in syllables: survives every codec here, and its lag is
+    unambiguous."""
     x = np.random.default_rng(seed).normal(size=int(seconds * rate))
     x = sosfiltfilt(butter(4, [200, 3000], "bandpass", fs=rate, output="sos"), x)
     x *= 0.1 + np.abs(np.sin(2 * np.pi * 1.7 * np.arange(len(x)) / rate)) ** 3
@@ -44,17 +48,28 @@ def source(tmp_path_factory):
 
 # ---- the mel front end ----
 
+
 def test_mel_filters_are_triangles_of_unit_area_that_leave_no_band_empty():
     filters = af.mel_filters()
-    assert filters.shape == (N_MELS, N_FFT // 2 + 1) and (filters >= 0).all() and (filters.max(1) > 0).all()
-    np.testing.assert_allclose(filters.sum(1) * SR / N_FFT, 1, atol=0.3)       # a narrow triangle has only three bins
+    assert (
+        filters.shape == (N_MELS, N_FFT // 2 + 1)
+        and (filters >= 0).all()
+        and (filters.max(1) > 0).all()
+    )
+    np.testing.assert_allclose(
+        filters.sum(1) * SR / N_FFT, 1, atol=0.3
+    )  # a narrow triangle has only three bins
     np.testing.assert_allclose(filters[40:].sum(1) * SR / N_FFT, 1, atol=0.03)
 
 
 def test_slaney_mel_scale_is_linear_to_1_khz_then_27_bands_a_factor_of_6_4():
     bins = np.arange(N_FFT // 2 + 1) * SR / N_FFT
     centres = (af.mel_filters() * bins).sum(1) / af.mel_filters().sum(1)
-    mel = np.where(centres < 1000, centres * 3 / 200, 15 + 27 * np.log(np.maximum(centres, 1) / 1000) / np.log(6.4))
+    mel = np.where(
+        centres < 1000,
+        centres * 3 / 200,
+        15 + 27 * np.log(np.maximum(centres, 1) / 1000) / np.log(6.4),
+    )
     np.testing.assert_allclose(np.diff(mel).mean(), (mel[-1] - mel[0]) / (N_MELS - 1))
     np.testing.assert_allclose(mel, np.linspace(mel[0], mel[-1], N_MELS), atol=0.2)
 
@@ -75,11 +90,14 @@ def test_a_tone_peaks_in_the_band_whose_centre_is_nearest(hz):
 
 
 def test_chunking_changes_no_row():
-    wave = noise(45)                                                          # 4500 rows: more than one chunk of 4096
-    np.testing.assert_allclose(af.mel_power(wave)[4090:4102], af.mel_power(wave[4080 * HOP:])[10:22], rtol=1e-9)
+    wave = noise(45)  # 4500 rows: more than one chunk of 4096
+    np.testing.assert_allclose(
+        af.mel_power(wave)[4090:4102], af.mel_power(wave[4080 * HOP :])[10:22], rtol=1e-9
+    )
 
 
 # ---- time ----
+
 
 @pytest.mark.parametrize("n", [1, 159, 160, 161, 639, 640, 641, 1280, 1281, 51199, 51200, 51201])
 def test_there_are_ceil_n_over_640_windows(n):
@@ -89,19 +107,26 @@ def test_there_are_ceil_n_over_640_windows(n):
 
 
 def test_delaying_the_wave_by_one_frame_shifts_the_windows_by_exactly_one():
-    wave = np.concatenate([np.zeros(4 * FRAME, np.float32), noise(1), np.zeros(4 * FRAME, np.float32)])
-    early, late = audio_windows(wave), audio_windows(np.concatenate([np.zeros(FRAME, np.float32), wave]))
+    wave = np.concatenate(
+        [np.zeros(4 * FRAME, np.float32), noise(1), np.zeros(4 * FRAME, np.float32)]
+    )
+    early, late = (
+        audio_windows(wave),
+        audio_windows(np.concatenate([np.zeros(FRAME, np.float32), wave])),
+    )
     np.testing.assert_allclose(late[1:], early, atol=1e-6)
-    assert np.abs(late[:-1] - early[:len(late) - 1]).max() > 0.1
+    assert np.abs(late[:-1] - early[: len(late) - 1]).max() > 0.1
 
 
 @pytest.mark.parametrize("k", [0, 1, 7, 24])
 def test_an_impulse_at_the_time_of_frame_k_is_centred_in_window_k(k):
     wave = np.zeros(25 * FRAME)
-    wave[k * FRAME + FRAME // 2] = 1.0                                         # t = (k + 0.5) / 25 s
+    wave[k * FRAME + FRAME // 2] = 1.0  # t = (k + 0.5) / 25 s
     windows = audio_windows(wave)
-    energy = (10 ** (2 * windows.astype(float))).mean(2) - 10 ** (2 * SILENCE)     # (F, WINDOW)
-    np.testing.assert_allclose(energy[k], energy[k, ::-1], atol=1e-3 * energy[k].max())     # symmetric in time
+    energy = (10 ** (2 * windows.astype(float))).mean(2) - 10 ** (2 * SILENCE)  # (F, WINDOW)
+    np.testing.assert_allclose(
+        energy[k], energy[k, ::-1], atol=1e-3 * energy[k].max()
+    )  # symmetric in time
     assert set(np.flatnonzero(energy[k] > 0.5 * energy[k].max())) == {WINDOW // 2 - 1, WINDOW // 2}
     assert energy.max(1).argmax() == k or np.isclose(energy[k].max(), energy.max())
 
@@ -112,9 +137,18 @@ def test_windows_overlap_as_rows_of_one_sequence_and_are_padded_with_silence():
     np.testing.assert_array_equal(windows[5, :, 0], np.arange(4 * 5 - 8, 4 * 5 + 12))
     np.testing.assert_array_equal(windows[0, :8], SILENCE)
     np.testing.assert_array_equal(windows[-1, 12:], SILENCE)
-    assert (audio_windows(mel, 3) == np.where(np.arange(20)[None, :, None] + 4 * np.arange(3)[:, None, None] >= 28,
-                                              SILENCE, windows[:3]))[:2].all()
-    assert audio_windows(mel, 15).shape == (15, WINDOW, N_MELS) and (audio_windows(mel, 15)[13:] == SILENCE).all()
+    assert (
+        audio_windows(mel, 3)
+        == np.where(
+            np.arange(20)[None, :, None] + 4 * np.arange(3)[:, None, None] >= 28,
+            SILENCE,
+            windows[:3],
+        )
+    )[:2].all()
+    assert (
+        audio_windows(mel, 15).shape == (15, WINDOW, N_MELS)
+        and (audio_windows(mel, 15)[13:] == SILENCE).all()
+    )
 
 
 def test_ten_minutes_of_windows_are_a_view():
@@ -125,6 +159,7 @@ def test_ten_minutes_of_windows_are_a_view():
 
 # ---- loudness ----
 
+
 @pytest.mark.parametrize("gain", [0.01, 0.1, 10, 100])
 def test_features_do_not_depend_on_loudness(gain):
     np.testing.assert_allclose(log_mel(noise(2) * np.float32(gain)), log_mel(noise(2)), atol=1e-4)
@@ -132,7 +167,9 @@ def test_features_do_not_depend_on_loudness(gain):
 
 def test_a_long_pause_does_not_change_the_level():
     wave = noise(2)
-    level, with_pause = [af.speech_level(af.mel_power(np.pad(wave, (0, pad)))) for pad in (0, 60 * SR)]
+    level, with_pause = [
+        af.speech_level(af.mel_power(np.pad(wave, (0, pad)))) for pad in (0, 60 * SR)
+    ]
     assert with_pause == pytest.approx(level, rel=0.01)
 
 
@@ -148,7 +185,9 @@ def test_features_stay_in_range_for_any_finite_wave(scale):
     assert np.isfinite(mel).all() and mel.min() >= -1 and mel.max() <= 1
 
 
-@pytest.mark.parametrize("wave", [np.zeros(0), np.zeros((2, 800)), np.array([0.0, np.nan]), np.array([np.inf])])
+@pytest.mark.parametrize(
+    "wave", [np.zeros(0), np.zeros((2, 800)), np.array([0.0, np.nan]), np.array([np.inf])]
+)
 def test_log_mel_refuses_what_is_not_a_finite_mono_wave(wave):
     with pytest.raises(ValueError, match="mono wave"):
         log_mel(wave)
@@ -156,10 +195,21 @@ def test_log_mel_refuses_what_is_not_a_finite_mono_wave(wave):
 
 # ---- files ----
 
-EXACT = {"s16.wav": "-c:a pcm_s16le", "s24.wav": "-c:a pcm_s24le", "s32.wav": "-c:a pcm_s32le", "f64.wav": "-c:a pcm_f64le",
-         "u8.wav": "-c:a pcm_u8", "mulaw.wav": "-c:a pcm_mulaw", "phone.wav": "-ar 8000 -c:a pcm_mulaw", "8k.wav": "-ar 8000",
-         "44k.wav": "-ar 44100", "96k.wav": "-ar 96000", "stereo.wav": "-ac 2", "extensible51.wav": "-ac 6 -c:a pcm_s24le",
-         "a.flac": ""}
+EXACT = {
+    "s16.wav": "-c:a pcm_s16le",
+    "s24.wav": "-c:a pcm_s24le",
+    "s32.wav": "-c:a pcm_s32le",
+    "f64.wav": "-c:a pcm_f64le",
+    "u8.wav": "-c:a pcm_u8",
+    "mulaw.wav": "-c:a pcm_mulaw",
+    "phone.wav": "-ar 8000 -c:a pcm_mulaw",
+    "8k.wav": "-ar 8000",
+    "44k.wav": "-ar 44100",
+    "96k.wav": "-ar 96000",
+    "stereo.wav": "-ac 2",
+    "extensible51.wav": "-ac 6 -c:a pcm_s24le",
+    "a.flac": "",
+}
 LOSSY = {"a.mp3": "", "a.m4a": "-c:a aac", "a.ogg": "-c:a libvorbis", "a.opus": "-c:a libopus"}
 
 
@@ -169,9 +219,9 @@ def test_every_format_gives_the_same_sound_at_the_same_time(name, source, tmp_pa
     ffmpeg("-i", path, *(EXACT | LOSSY)[name].split(), tmp_path / name)
     again = load_audio(tmp_path / name)
     assert again.dtype == np.float32 and again.ndim == 1
-    assert abs(lag(again, wave)) <= (32 if name in EXACT else 480)              # 2 ms, 30 ms; all measure 0
+    assert abs(lag(again, wave)) <= (32 if name in EXACT else 480)  # 2 ms, 30 ms; all measure 0
     assert abs(len(again) - len(wave)) <= (32 if name in EXACT else 960)
-    rows = slice(0, 140)                                                      # speech band, rows loud enough for 8 bits
+    rows = slice(0, 140)  # speech band, rows loud enough for 8 bits
     a, b = log_mel(wave)[rows, :40], log_mel(again)[rows, :40]
     assert np.abs(a - b)[a > 0].mean() < 0.03
 
@@ -187,7 +237,17 @@ def test_pcm_survives_exactly(tmp_path):
 @pytest.mark.parametrize("delay", [0.0, 0.52])
 def test_the_sound_of_a_video_keeps_its_place_in_time(delay, source, tmp_path):
     path, wave = source
-    ffmpeg("-f", "lavfi", "-i", "color=s=64x64:r=25:d=2", "-itsoffset", delay, "-i", path, tmp_path / "v.mp4")
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "color=s=64x64:r=25:d=2",
+        "-itsoffset",
+        delay,
+        "-i",
+        path,
+        tmp_path / "v.mp4",
+    )
     assert abs(lag(load_audio(tmp_path / "v.mp4"), wave) - delay * SR) <= 480
 
 
@@ -201,11 +261,17 @@ def test_one_sided_and_phase_inverted_stereo_speak(left, right, tmp_path):
 def test_a_subwoofer_or_an_offset_is_not_taken_for_speech(tmp_path):
     wave = noise(1)
     rumble = 0.9 * np.sin(2 * np.pi * 30 * np.arange(len(wave)) / SR).astype(np.float32)
-    wavfile.write(tmp_path / "s.wav", SR, np.stack([wave * 0.3, -wave * 0.3, rumble, np.full_like(wave, 0.9)], axis=1))
+    wavfile.write(
+        tmp_path / "s.wav",
+        SR,
+        np.stack([wave * 0.3, -wave * 0.3, rumble, np.full_like(wave, 0.9)], axis=1),
+    )
     np.testing.assert_array_equal(load_audio(tmp_path / "s.wav"), wave * np.float32(0.3))
 
 
-@pytest.mark.parametrize("name", ["a b.wav", "it's \"q\".wav", "-i.wav", "é中.wav", "http:x.wav", "a%d.wav", "nosuffix"])
+@pytest.mark.parametrize(
+    "name", ["a b.wav", 'it\'s "q".wav', "-i.wav", "é中.wav", "http:x.wav", "a%d.wav", "nosuffix"]
+)
 def test_any_file_name_works(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open(name, "wb") as file:
@@ -216,8 +282,10 @@ def test_any_file_name_works(name, tmp_path, monkeypatch):
 def test_a_truncated_file_gives_what_is_there(tmp_path):
     wavfile.write(tmp_path / "a.wav", SR, noise(1))
     data = (tmp_path / "a.wav").read_bytes()
-    (tmp_path / "cut.wav").write_bytes(data[:len(data) // 2])
-    np.testing.assert_array_equal(load_audio(tmp_path / "cut.wav"), noise(1)[:len(load_audio(tmp_path / "cut.wav"))])
+    (tmp_path / "cut.wav").write_bytes(data[: len(data) // 2])
+    np.testing.assert_array_equal(
+        load_audio(tmp_path / "cut.wav"), noise(1)[: len(load_audio(tmp_path / "cut.wav"))]
+    )
     assert len(load_audio(tmp_path / "cut.wav")) > 7900
 
 
@@ -241,15 +309,31 @@ def make_bad(kind, folder):
         path.write_text("#EXTM3U\n#EXTINF:2\nhttp://localhost:1/a.mp3\n")
     elif kind != "missing":
         at = np.arange(len(wave))
-        wave = {"no samples": wave[:0], "too short": wave[:639], "nan": np.where(at == 700, np.nan, wave),
-                "inf": np.where(at == 7000, np.inf, wave), "scale of 16 bits": 32767 * wave}[kind]
+        wave = {
+            "no samples": wave[:0],
+            "too short": wave[:639],
+            "nan": np.where(at == 700, np.nan, wave),
+            "inf": np.where(at == 7000, np.inf, wave),
+            "scale of 16 bits": 32767 * wave,
+        }[kind]
         wavfile.write(path, SR, wave.astype(np.float32))
     return path
 
 
-BAD = {"missing": "does not exist", "directory": "directory", "no bytes": "cannot read", "text": "cannot read|no sound",
-       "random": "cannot read", "no sound track": "no sound track", "playlist": "playlist",
-       "no samples": "holds 0 samples", "too short": "holds 639 samples", "nan": "NaN", "inf": "NaN or infinite", "scale of 16 bits": "full scale is 1"}
+BAD = {
+    "missing": "does not exist",
+    "directory": "directory",
+    "no bytes": "cannot read",
+    "text": "cannot read|no sound",
+    "random": "cannot read",
+    "no sound track": "no sound track",
+    "playlist": "playlist",
+    "no samples": "holds 0 samples",
+    "too short": "holds 639 samples",
+    "nan": "NaN",
+    "inf": "NaN or infinite",
+    "scale of 16 bits": "full scale is 1",
+}
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -268,11 +352,27 @@ def test_one_frame_of_sound_is_enough(tmp_path):
 def test_command_line_writes_a_picture_and_exits_2_on_bad_input(tmp_path):
     wavfile.write(tmp_path / "a.wav", SR, noise(1))
     script = str(Path(af.__file__))
-    good = subprocess.run([sys.executable, script, str(tmp_path / "a.wav")], capture_output=True, text=True)
-    assert good.returncode == 0 and "25 video frames" in good.stdout and (tmp_path / "a.mel.png").exists()
-    bad = subprocess.run([sys.executable, script, str(tmp_path / "b.wav")], capture_output=True, text=True)
-    nowhere = subprocess.run([sys.executable, script, str(tmp_path / "a.wav"), "--out", str(tmp_path / "no/a.png")], capture_output=True, text=True)
-    itself = subprocess.run([sys.executable, script, str(tmp_path / "a.wav"), "--out", str(tmp_path / "a.wav")], capture_output=True, text=True)
-    assert len(load_audio(tmp_path / "a.wav")) == SR                          # still there
+    good = subprocess.run(
+        [sys.executable, script, str(tmp_path / "a.wav")], capture_output=True, text=True
+    )
+    assert (
+        good.returncode == 0
+        and "25 video frames" in good.stdout
+        and (tmp_path / "a.mel.png").exists()
+    )
+    bad = subprocess.run(
+        [sys.executable, script, str(tmp_path / "b.wav")], capture_output=True, text=True
+    )
+    nowhere = subprocess.run(
+        [sys.executable, script, str(tmp_path / "a.wav"), "--out", str(tmp_path / "no/a.png")],
+        capture_output=True,
+        text=True,
+    )
+    itself = subprocess.run(
+        [sys.executable, script, str(tmp_path / "a.wav"), "--out", str(tmp_path / "a.wav")],
+        capture_output=True,
+        text=True,
+    )
+    assert len(load_audio(tmp_path / "a.wav")) == SR  # still there
     for run in (bad, nowhere, itself):
         assert run.returncode == 2 and len(run.stderr.splitlines()) == 1

@@ -9,12 +9,20 @@ from media import load_frames
 from tiny_data.clips import load_folder
 
 # Black, then white from t = 1 s; a 1 kHz tone from t = 1 s.
-FLASH = ["-f", "lavfi", "-i", "color=black:r=30:d=2:s=320x180,drawbox=color=white:t=fill:enable='gte(t,1)'"]
+FLASH = [
+    "-f",
+    "lavfi",
+    "-i",
+    "color=black:r=30:d=2:s=320x180,drawbox=color=white:t=fill:enable='gte(t,1)'",
+]
 BEEP = ["-f", "lavfi", "-i", "aevalsrc='sin(2*PI*1000*t)*gte(t,1)':s=48000:d=2"]
 
 
 def ffmpeg(*args):
-    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y", *map(str, args)], check=True)
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y", *map(str, args)],
+        check=True,
+    )
 
 
 def flash_frame(frames):
@@ -47,22 +55,39 @@ def clips(folder):
     return load_folder(folder)
 
 
-def test_usable_clips_come_sorted_and_the_others_are_skipped_each_with_its_reason(folder, clips, capsys):
-    assert [name for name, _, _ in clips] == ["a.MKV", "b talk.mp4", "late picture.mkv", "late sound.mov"]
+def test_usable_clips_come_sorted_and_the_others_are_skipped_each_with_its_reason(
+    folder, clips, capsys
+):
+    assert [name for name, _, _ in clips] == [
+        "a.MKV",
+        "b talk.mp4",
+        "late picture.mkv",
+        "late sound.mov",
+    ]
     load_folder(folder)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5 and all(line.startswith("skipped ") for line in lines)
-    for name, reason in {"silent.mp4": "no sound", "short.mp4": "needs 20", "junk.mp4": "no video",
-                         "sound only.mp4": "no video"}.items():
+    for name, reason in {
+        "silent.mp4": "no sound",
+        "short.mp4": "needs 20",
+        "junk.mp4": "no video",
+        "sound only.mp4": "no video",
+    }.items():
         assert any(name in line and reason in line for line in lines)
     assert not any("notes.txt" in line for line in lines)
 
 
 def test_frames_and_sound_have_the_same_length_at_25_fps(clips):
     for _, frames, wave in clips:
-        assert frames.dtype == np.uint8 and frames.shape[1:] == (64, 64, 3) and frames.flags.writeable
-        assert wave.dtype == np.float32 and len(wave) == FRAME * len(frames) and len(audio_windows(wave)) == len(frames)
-        assert 49 <= len(frames) <= 51                                          # 2 s
+        assert (
+            frames.dtype == np.uint8 and frames.shape[1:] == (64, 64, 3) and frames.flags.writeable
+        )
+        assert (
+            wave.dtype == np.float32
+            and len(wave) == FRAME * len(frames)
+            and len(audio_windows(wave)) == len(frames)
+        )
+        assert 49 <= len(frames) <= 51  # 2 s
 
 
 def test_picture_and_sound_stay_aligned(clips):
@@ -70,21 +95,41 @@ def test_picture_and_sound_stay_aligned(clips):
     for name in ("a.MKV", "b talk.mp4"):
         assert abs(times[name][0] - 25) <= 1 and abs(times[name][1] - 25) < 0.75
     assert abs(times["late sound.mov"][0] - 25) <= 1 and abs(times["late sound.mov"][1] - 38) < 0.75
-    assert abs(times["late picture.mkv"][0] - 38) <= 1 and abs(times["late picture.mkv"][1] - 25) < 0.75
+    assert (
+        abs(times["late picture.mkv"][0] - 38) <= 1
+        and abs(times["late picture.mkv"][1] - 25) < 0.75
+    )
 
 
-@pytest.mark.parametrize("size,sar,box", [("320x180", "1/1", "70:0:180:180"), ("180x320", "1/1", "0:70:180:180"),
-                                          ("320x180", "2/1", "115:0:90:180"), ("321x181", "1/1", "70:0:181:181")])
+@pytest.mark.parametrize(
+    "size,sar,box",
+    [
+        ("320x180", "1/1", "70:0:180:180"),
+        ("180x320", "1/1", "0:70:180:180"),
+        ("320x180", "2/1", "115:0:90:180"),
+        ("321x181", "1/1", "70:0:181:181"),
+    ],
+)
 def test_the_crop_is_the_middle_square_as_seen_on_the_screen(size, sar, box, tmp_path):
     x, y, w, h = box.split(":")
-    ffmpeg("-f", "lavfi", "-i", f"color=black:r=25:d=0.2:s={size}", "-vf",
-           f"format=yuv444p,drawbox=x={x}:y={y}:w={w}:h={h}:color=white:t=fill,setsar={sar}", tmp_path / "v.mkv")
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        f"color=black:r=25:d=0.2:s={size}",
+        "-vf",
+        f"format=yuv444p,drawbox=x={x}:y={y}:w={w}:h={h}:color=white:t=fill,setsar={sar}",
+        tmp_path / "v.mkv",
+    )
     frame = load_frames(tmp_path / "v.mkv")[0].astype(float)
-    assert frame[1:-1, 1:-1].min() > 240                                        # all of the white square, up to rounding
+    assert frame[1:-1, 1:-1].min() > 240  # all of the white square, up to rounding
     assert load_frames(tmp_path / "v.mkv", size=32).shape[1:] == (32, 32, 3)
 
 
-@pytest.mark.parametrize("kind,message", [("missing", "not a folder"), ("file", "not a folder"), ("empty", "no usable clip")])
+@pytest.mark.parametrize(
+    "kind,message",
+    [("missing", "not a folder"), ("file", "not a folder"), ("empty", "no usable clip")],
+)
 def test_a_folder_without_clips_is_refused_in_one_line(kind, message, tmp_path):
     path = tmp_path / kind
     if kind == "file":

@@ -5,25 +5,50 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from common import Log, check_finite, half, load_checkpoint, mean_rows, parse, pick_device, resume_training, save_checkpoint, save_training, update_ema
+from common import (
+    Log,
+    check_finite,
+    half,
+    load_checkpoint,
+    mean_rows,
+    parse,
+    pick_device,
+    resume_training,
+    save_checkpoint,
+    save_training,
+    update_ema,
+)
 
 
 @dataclass
 class Config:
-    steps: int = 10    # optimiser steps
-    lr: float = 0.1    # learning rate
-    fast: bool = False # a switch
-    out: str = "x"     # 100 % of it
+    steps: int = 10  # optimiser steps
+    lr: float = 0.1  # learning rate
+    fast: bool = False  # a switch
+    out: str = "x"  # 100 % of it
     seed: int = 0
 
 
 def test_every_field_is_an_option_and_smoke_gives_way_to_what_is_given():
     assert parse(Config, "", {}, []) == (Config(), False)
-    config, resume = parse(Config, "", {"steps": 2, "lr": 0.5}, ["--smoke", "--lr", "0.3", "--fast", "--resume"])
+    config, resume = parse(
+        Config, "", {"steps": 2, "lr": 0.5}, ["--smoke", "--lr", "0.3", "--fast", "--resume"]
+    )
     assert config == Config(steps=2, lr=0.3, fast=True) and resume
 
 
-@pytest.mark.parametrize("bad", [["--steps", "-1"], ["--lr", "nan"], ["--lr", "inf"], ["--steps", "1.5"], ["--sped", "3"], ["--steps", "0"], ["--seed", str(2 ** 63)]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ["--steps", "-1"],
+        ["--lr", "nan"],
+        ["--lr", "inf"],
+        ["--steps", "1.5"],
+        ["--sped", "3"],
+        ["--steps", "0"],
+        ["--seed", str(2**63)],
+    ],
+)
 def test_bad_options_end_with_code_2(bad, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(Config, "", {}, bad)
@@ -38,7 +63,9 @@ def test_help_carries_the_comments(capsys):
 
 
 def test_checkpoints_round_trip_and_leave_no_temporary_file(tmp_path):
-    save_checkpoint(tmp_path / "a" / "c.pt", kind="thing", model={"w": torch.arange(3.0)}, config={"lr": 0.1})
+    save_checkpoint(
+        tmp_path / "a" / "c.pt", kind="thing", model={"w": torch.arange(3.0)}, config={"lr": 0.1}
+    )
     assert_close(load_checkpoint(tmp_path / "a" / "c.pt", "thing")["model"]["w"], torch.arange(3.0))
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["c.pt"]
 
@@ -46,7 +73,10 @@ def test_checkpoints_round_trip_and_leave_no_temporary_file(tmp_path):
 def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     def full(content, path):
         path.write_bytes(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nmore")
+        raise RuntimeError(
+            "[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nmore"
+        )
+
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="c.pt cannot be written"):
         save_checkpoint(tmp_path / "c.pt", kind="thing")
@@ -58,7 +88,11 @@ def test_missing_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
     save_checkpoint(good, kind="teacher", w=torch.zeros(1000))
     cut.write_bytes(good.read_bytes()[:500])
     torch.save([1, 2], foreign)
-    for path, words in [(tmp_path / "no.pt", "no checkpoint"), (cut, "damaged"), (foreign, "something else")]:
+    for path, words in [
+        (tmp_path / "no.pt", "no checkpoint"),
+        (cut, "damaged"),
+        (foreign, "something else"),
+    ]:
         with pytest.raises(ValueError, match=words):
             load_checkpoint(path, "teacher")
     with pytest.raises(ValueError, match="'teacher'.*'student'"):
@@ -66,12 +100,19 @@ def test_missing_damaged_and_foreign_checkpoints_are_told_apart(tmp_path):
 
 
 def test_resume_goes_on_with_the_same_run_only_and_says_what_was_other(tmp_path):
-    cfg, generator, ema = Config(out=str(tmp_path)), torch.Generator().manual_seed(1), torch.nn.Linear(2, 2)
+    cfg, generator, ema = (
+        Config(out=str(tmp_path)),
+        torch.Generator().manual_seed(1),
+        torch.nn.Linear(2, 2),
+    )
     save_training(cfg, "thing", 7, generator, ship=False, ema=ema)
     assert resume_training(replace(cfg, lr=0.2), "thing", generator, ema=ema) == 7
     with pytest.raises(ValueError, match="was made with --no-fast: give the same"):
         resume_training(replace(cfg, fast=True), "thing", generator, ema=ema)
-    for other in (dict(ema=torch.nn.Linear(2, 3)), dict(ema=ema, optimiser=torch.optim.SGD(ema.parameters()))):
+    for other in (
+        dict(ema=torch.nn.Linear(2, 3)),
+        dict(ema=ema, optimiser=torch.optim.SGD(ema.parameters())),
+    ):
         with pytest.raises(ValueError, match="does not fit this version"):
             resume_training(cfg, "thing", generator, **other)
     saved = torch.load(tmp_path / "last.pt", weights_only=True)
@@ -85,9 +126,9 @@ def test_resume_goes_on_with_the_same_run_only_and_says_what_was_other(tmp_path)
 
 def test_ema_of_a_constant_is_that_constant_and_warms_up():
     a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    update_ema(a, b, step=0, decay=0.999)                        # d = 1/10: the first step takes 90 % of the new
+    update_ema(a, b, step=0, decay=0.999)  # d = 1/10: the first step takes 90 % of the new
     before = a.weight.clone()
-    update_ema(a, b, step=10 ** 9, decay=0.999)
+    update_ema(a, b, step=10**9, decay=0.999)
     assert_close(a.weight, 0.999 * before + 0.001 * b.weight)
     for step in range(200):
         update_ema(a, b, step, decay=0.5)

@@ -1,18 +1,27 @@
 """The toy recipe: its noise, Muon, and who draws what."""
+
 import math
 
 import numpy as np
 import pytest
 import torch
+from helpers import small_unet
 from torch.testing import assert_close
 
 import departures
-from departures import MOUTH, Muon, make_optimisers, motion_basis, noise_source, orthogonal, shape_noise
-from helpers import small_unet
+from departures import (
+    MOUTH,
+    Muon,
+    make_optimisers,
+    motion_basis,
+    noise_source,
+    orthogonal,
+    shape_noise,
+)
 from tiny_data import faces
 
-
 # ---- the noise
+
 
 def test_shaped_noise_stays_normal_is_alike_over_its_length_and_weak_at_the_mouth():
     eps = torch.randn(200, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -20,41 +29,56 @@ def test_shaped_noise_stays_normal_is_alike_over_its_length_and_weak_at_the_mout
     assert_close(smooth.std((0, 2, 3, 4)), torch.ones(16), rtol=0, atol=0.02)
     brow = smooth[..., :4, :]
     for lag in (1, 3, 6):
-        assert_close((brow[:, lag:] * brow[:, :-lag]).mean().item(), math.exp(-lag ** 2 / 18), rtol=0, atol=0.03)
-    assert_close(shape_noise(eps.flip(1), 3.0, 1.0), smooth.flip(1))              # no frame is special
+        assert_close(
+            (brow[:, lag:] * brow[:, :-lag]).mean().item(),
+            math.exp(-(lag**2) / 18),
+            rtol=0,
+            atol=0.03,
+        )
+    assert_close(shape_noise(eps.flip(1), 3.0, 1.0), smooth.flip(1))  # no frame is special
     assert_close(shape_noise(eps[:, :1], 3.0, 1.0), eps[:, :1])
-    for length in (0.0, 3.0):                                                       # at the mouth it is independent, and as strong as asked
+    for length in (0.0, 3.0):  # at the mouth it is independent, and as strong as asked
         weak = shape_noise(eps, length, 0.25)
         assert_close(weak[..., *MOUTH], 0.25 * eps[..., *MOUTH], rtol=0, atol=0)
         assert_close(weak[..., :4, :], shape_noise(eps, length, 1.0)[..., :4, :], rtol=0, atol=0)
     before = eps.clone()
-    assert_close(shape_noise(eps, 0.0, 1.0), before, rtol=0, atol=0)              # the paper's
+    assert_close(shape_noise(eps, 0.0, 1.0), before, rtol=0, atol=0)  # the paper's
     shape_noise(eps, 0.0, 0.0)
-    assert_close(eps, before, rtol=0, atol=0)                                       # what it is given stays as it is
+    assert_close(eps, before, rtol=0, atol=0)  # what it is given stays as it is
 
 
 def test_noise_that_keeps_to_motion_is_its_projection_and_nothing_at_the_mouth():
-    eps, v = torch.randn(3, 16, 16, 8, 8, generator=torch.Generator().manual_seed(0)), torch.linalg.qr(torch.randn(1024, 5))[0].T
+    eps, v = (
+        torch.randn(3, 16, 16, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.linalg.qr(torch.randn(1024, 5))[0].T,
+    )
     kept = shape_noise(eps, 0.0, 1.0, v)
-    kept[..., *MOUTH] = (eps.flatten(2) @ v.T @ v).view_as(eps)[..., *MOUTH]        # undo the mouth's own
+    kept[..., *MOUTH] = (eps.flatten(2) @ v.T @ v).view_as(eps)[..., *MOUTH]  # undo the mouth's own
     assert torch.linalg.matrix_rank(kept.flatten(0, 1).flatten(1), rtol=1e-4) == 5
-    assert_close(kept.flatten(2) @ v.T, eps.flatten(2) @ v.T, rtol=1e-4, atol=1e-4)      # in these directions it is as it was
+    assert_close(
+        kept.flatten(2) @ v.T, eps.flatten(2) @ v.T, rtol=1e-4, atol=1e-4
+    )  # in these directions it is as it was
     assert (shape_noise(eps, 3.0, 0.0, v)[..., *MOUTH] == 0).all()
     assert_close(shape_noise(eps, 3.0, 0.5, v)[..., *MOUTH], 0.5 * eps[..., *MOUTH], rtol=0, atol=0)
     off = v.reshape(5, 16, 8, 8).clone()
-    off[..., *MOUTH] = 0                                                        # as motion_directions has them
+    off[..., *MOUTH] = 0  # as motion_directions has them
     off = off.flatten(1)
-    assert_close(shape_noise(eps, 3.0, 0.0, off), shape_noise(shape_noise(eps, 3.0, 0.0), 0.0, 0.0, off), rtol=1e-4, atol=1e-5)    # alike over the frames, too
-
+    assert_close(
+        shape_noise(eps, 3.0, 0.0, off),
+        shape_noise(shape_noise(eps, 3.0, 0.0), 0.0, 0.0, off),
+        rtol=1e-4,
+        atol=1e-5,
+    )  # alike over the frames, too
 
 
 # ---- Muon
+
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
 def test_orthogonal_keeps_the_singular_vectors_and_evens_out_the_values(shape):
     m = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     u, s, vt = torch.linalg.svd(m, full_matrices=False)
-    found = u.T @ orthogonal(m) @ vt.T                                 # diagonal when the singular vectors are kept
+    found = u.T @ orthogonal(m) @ vt.T  # diagonal when the singular vectors are kept
     assert_close(found, torch.diag(found.diagonal()), rtol=0, atol=1e-9)
     big = s > 0.1 * s[0]
     assert (found.diagonal()[big] > 0.6).all() and (found.diagonal() < 1.3).all()
@@ -70,16 +94,18 @@ def test_muon_solves_a_least_squares_problem_and_resumes():
                 state, opt = opt.state_dict(), Muon([w], lr=0.05, weight_decay=0.0)
                 opt.load_state_dict(state)
             loss = (x @ w.flatten(1).T - target).square().mean()
-            w.grad, = torch.autograd.grad(loss, w)
+            (w.grad,) = torch.autograd.grad(loss, w)
             opt.param_groups[0]["lr"] = 0.3 * (1 - i / 200)
             opt.step()
         return loss, w
+
     (loss, w), (_, again) = run(False), run(True)
     assert loss < 0.01
     assert_close(w, again, rtol=0, atol=0)
 
 
 # ---- where and for whom
+
 
 def test_the_jaw_moves_the_mouths_places_and_no_others_whatever_the_head_does():
     changed, column = np.zeros((8, 8)), faces.MOTION.index("jaw")
@@ -89,7 +115,9 @@ def test_the_jaw_moves_the_mouths_places_and_no_others_whatever_the_head_does():
         wide = shut.copy()
         shut[:, column], wide[:, column] = 0, 1
         difference = np.abs(faces.render(who, shut).astype(float) - faces.render(who, wide))
-        changed += difference.sum((0, 3)).reshape(8, 8, 8, 8).sum((1, 3))  # a place of the latent is 8 x 8 pixels
+        changed += (
+            difference.sum((0, 3)).reshape(8, 8, 8, 8).sum((1, 3))
+        )  # a place of the latent is 8 x 8 pixels
     assert changed[MOUTH].sum() > 0.9 * changed.sum()
 
 
@@ -98,7 +126,12 @@ def test_plain_noise_is_the_noise_that_is_drawn_and_toy_noise_is_shaped():
     for whose in ("teacher", "student"):
         assert noise_source("plain", whose, lambda: eps)() is eps
         shape = departures.NOISE[whose]["toy"]
-        assert_close(noise_source("toy", whose, lambda: eps)(), shape_noise(eps, shape.smooth, shape.mouth), rtol=0, atol=0)
+        assert_close(
+            noise_source("toy", whose, lambda: eps)(),
+            shape_noise(eps, shape.smooth, shape.mouth),
+            rtol=0,
+            atol=0,
+        )
 
 
 def test_every_draw_is_a_fresh_one():
@@ -114,9 +147,11 @@ def test_an_unknown_recipe_is_named():
 def test_muon_takes_the_matrices_inside_the_blocks_and_adamw_all_else():
     model = small_unet()
     adamw, muon = make_optimisers(model, "toy", 1e-3, False)
-    whole, = make_optimisers(model, "plain", 1e-3, False)
+    (whole,) = make_optimisers(model, "plain", 1e-3, False)
     taken = [set(map(id, o.param_groups[0]["params"])) for o in (adamw, muon, whole)]
-    assert not taken[0] & taken[1] and taken[0] | taken[1] == taken[2] == {id(p) for p in model.parameters()}
+    assert not taken[0] & taken[1] and taken[0] | taken[1] == taken[2] == {
+        id(p) for p in model.parameters()
+    }
     for name, p in model.named_parameters():
         inside = name.startswith(("down", "mid", "up")) and name.endswith("weight") and p.ndim > 1
         assert (id(p) in taken[1]) == inside, name

@@ -6,23 +6,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import SHIPPED, fitting, small_unet
 
-from evaluation import table as evaluate
-from evaluation import metrics
 import teacher
 import tiny_data
 from autoencoder import load_autoencoder
 from common import save_checkpoint
 from departures import noise_source
-from helpers import SHIPPED, fitting, small_unet
+from evaluation import metrics
+from evaluation import table as evaluate
 from latents import Cond
 from teacher import ddim_sample
 from tiny_data import FIRST_SEED, SPLITS
 from unet import UNet
 
 CPU = torch.device("cpu")
-WANTED = ("model nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd head_std_ratio blink_rate_ratio identity "
-          "denoise_ms_per_frame total_ms_per_frame rtf peak_mb").split()
+WANTED = (
+    "model nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd head_std_ratio blink_rate_ratio identity "
+    "denoise_ms_per_frame total_ms_per_frame rtf peak_mb"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,12 @@ def place(tmp_path_factory):
     for name in ("autoencoder.pt", "metrics.pt"):
         shutil.copy(SHIPPED / name, folder / "checkpoints")
     torch.manual_seed(0)
-    save_checkpoint(folder / "checkpoints" / "teacher.pt", kind="teacher", config={"channels": 16}, model=UNet(16).state_dict())
+    save_checkpoint(
+        folder / "checkpoints" / "teacher.pt",
+        kind="teacher",
+        config={"channels": 16},
+        model=UNet(16).state_dict(),
+    )
     return folder
 
 
@@ -47,13 +54,23 @@ def judge(place):
 @pytest.fixture(scope="module")
 def scores(judge):
     """What the judge says of the floors."""
-    made = {name: source(0) for name, _, source in evaluate.floors(judge.truth, load_autoencoder(SHIPPED / "autoencoder.pt"), CPU)}
-    made["wrong"] = np.roll(judge.truth.frames, 1, axis=0)           # true videos, each with the sound of another
-    made["late"] = np.concatenate([judge.truth.frames[:, :1].repeat(2, 1), judge.truth.frames[:, :-2]], 1)
+    made = {
+        name: source(0)
+        for name, _, source in evaluate.floors(
+            judge.truth, load_autoencoder(SHIPPED / "autoencoder.pt"), CPU
+        )
+    }
+    made["wrong"] = np.roll(
+        judge.truth.frames, 1, axis=0
+    )  # true videos, each with the sound of another
+    made["late"] = np.concatenate(
+        [judge.truth.frames[:, :1].repeat(2, 1), judge.truth.frames[:, :-2]], 1
+    )
     return {name: judge(frames)[0] for name, frames in made.items()}
 
 
 # ---------------------------------------------------------------- the floors score as good and as bad as they are
+
 
 def test_true_lips_with_new_heads_score_best(scores):
     real = scores["real"]
@@ -66,18 +83,34 @@ def test_true_lips_with_new_heads_score_best(scores):
 def test_a_still_portrait_scores_as_badly_as_it_is(scores):
     still, real = scores["still"], scores["real"]
     assert abs(still["jaw_corr"]) < 0.3 and still["sync_c"] < 0.5 * real["sync_c"]
-    assert still["blink_rate_ratio"] == still["frame_change_ratio"] == 0 and still["head_std_ratio"] < 1e-3
+    assert (
+        still["blink_rate_ratio"] == still["frame_change_ratio"] == 0
+        and still["head_std_ratio"] < 1e-3
+    )
     assert scores["shuffled"]["lid_std_ratio"] == pytest.approx(1) and real["lid_std_ratio"] > 0.3
-    assert real["head_std_ratio"] == pytest.approx(np.mean([real[k] for k in ("head_x_ratio", "head_y_ratio", "roll_ratio")]))
-    assert max(still[k] for k in ("head_x_ratio", "head_y_ratio", "roll_ratio", "lid_std_ratio")) < 1e-3
-    assert still["fvd"] > 2 * real["fvd"]                             # single frames, and so FID, cannot see that nothing moves
-    assert still["identity"] > real["identity"]                      # the only thing it is good at
+    assert real["head_std_ratio"] == pytest.approx(
+        np.mean([real[k] for k in ("head_x_ratio", "head_y_ratio", "roll_ratio")])
+    )
+    assert (
+        max(still[k] for k in ("head_x_ratio", "head_y_ratio", "roll_ratio", "lid_std_ratio"))
+        < 1e-3
+    )
+    assert (
+        still["fvd"] > 2 * real["fvd"]
+    )  # single frames, and so FID, cannot see that nothing moves
+    assert still["identity"] > real["identity"]  # the only thing it is good at
 
 
 def test_wrong_sound_scores_as_badly_as_it_is(scores):
     wrong, real = scores["wrong"], scores["real"]
-    assert abs(wrong["jaw_corr"]) < 0.35 and wrong["sync_c"] < 0.6 * real["sync_c"] and wrong["sync_d"] > real["sync_d"]
-    assert wrong["fid"] == pytest.approx(0, abs=1e-3) and wrong["identity"] < real["identity"]     # good pictures, of the wrong people
+    assert (
+        abs(wrong["jaw_corr"]) < 0.35
+        and wrong["sync_c"] < 0.6 * real["sync_c"]
+        and wrong["sync_d"] > real["sync_d"]
+    )
+    assert (
+        wrong["fid"] == pytest.approx(0, abs=1e-3) and wrong["identity"] < real["identity"]
+    )  # good pictures, of the wrong people
 
 
 def test_lips_two_frames_late_are_reported_as_two(scores):
@@ -86,39 +119,57 @@ def test_lips_two_frames_late_are_reported_as_two(scores):
 
 def test_shuffled_frames_keep_fid_and_lose_fvd(scores):
     assert scores["shuffled"]["fid"] == pytest.approx(0, abs=1e-3)
-    assert scores["shuffled"]["fvd"] > 3 * scores["real"]["fvd"] and scores["shuffled"]["frame_change_ratio"] > 1.5
+    assert (
+        scores["shuffled"]["fvd"] > 3 * scores["real"]["fvd"]
+        and scores["shuffled"]["frame_change_ratio"] > 1.5
+    )
 
 
 def test_blur_is_worse_than_the_autoencoder(scores):
-    assert scores["blurred"]["fid"] > 2 * scores["autoencoder"]["fid"] and scores["blurred"]["contrast_ratio"] < 1
+    assert (
+        scores["blurred"]["fid"] > 2 * scores["autoencoder"]["fid"]
+        and scores["blurred"]["contrast_ratio"] < 1
+    )
     assert scores["autoencoder"]["jaw_corr"] > 0.95
 
 
 def test_the_redrawn_truth_has_the_same_people_and_lips_and_another_head(judge):
     again = evaluate.redrawn(judge.truth, 0)
-    assert not np.array_equal(again, judge.truth.frames) and not np.array_equal(again, evaluate.redrawn(judge.truth, 1))
+    assert not np.array_equal(again, judge.truth.frames) and not np.array_equal(
+        again, evaluate.redrawn(judge.truth, 1)
+    )
     assert FIRST_SEED["test"] + 777_000_000 > max(FIRST_SEED.values()) + max(SPLITS.values())
 
 
 def test_only_changes_that_can_be_seen_count_as_moving(judge):
     still = np.full((2, 20, 64, 64, 3), 100, np.uint8)
-    still[:, ::2, :32] += 3                                                   # flickers by 3 levels, in half of the picture
-    still[:, ::2, 48:] += 4                                                   # and by 4 in a quarter
+    still[:, ::2, :32] += 3  # flickers by 3 levels, in half of the picture
+    still[:, ::2, 48:] += 4  # and by 4 in a quarter
     assert judge.look(still)[0]["moving"] == pytest.approx(0.25)
 
 
 def test_ten_seconds_are_each_ones_own_sentence_and_then_the_neighbours(judge):
     longer, n = evaluate.ten_seconds(judge.truth, 2), judge.truth.frames.shape[1]
-    assert longer.windows.shape[:2] == (2, 250 + 16) and longer.motion.shape[:2] == (2, 250) and longer.frames.shape[:2] == (2, 250)
+    assert (
+        longer.windows.shape[:2] == (2, 250 + 16)
+        and longer.motion.shape[:2] == (2, 250)
+        and longer.frames.shape[:2] == (2, 250)
+    )
     for k in range(3):
-        assert torch.equal(longer.windows[1, k * n:(k + 1) * n], judge.truth.windows[(1 + k) % 6, :n])
-        np.testing.assert_array_equal(longer.motion[1, k * n:(k + 1) * n], judge.truth.motion[(1 + k) % 6])
+        assert torch.equal(
+            longer.windows[1, k * n : (k + 1) * n], judge.truth.windows[(1 + k) % 6, :n]
+        )
+        np.testing.assert_array_equal(
+            longer.motion[1, k * n : (k + 1) * n], judge.truth.motion[(1 + k) % 6]
+        )
 
 
 def test_faithfulness_is_perfect_for_the_portrait_and_sees_other_people_and_colours(judge):
     portraits = judge.truth.portraits[:3, None].repeat(4, 1)
     assert judge.faithfulness(portraits) == pytest.approx((1, 0), abs=1e-3)
-    identity, colour = judge.faithfulness(np.clip(portraits.astype(int) - 10, 0, 255).astype(np.uint8))
+    identity, colour = judge.faithfulness(
+        np.clip(portraits.astype(int) - 10, 0, 255).astype(np.uint8)
+    )
     assert 9 < colour <= 10
     assert judge.faithfulness(portraits[[1, 2, 0]])[0] < 0.6
 
@@ -126,93 +177,225 @@ def test_faithfulness_is_perfect_for_the_portrait_and_sees_other_people_and_colo
 def test_diversity_is_the_spread_over_seeds():
     reads = [np.zeros((2, 5, 7)) for _ in range(2)]
     reads[1][..., 3] = 2
-    np.testing.assert_allclose(evaluate.diversity(reads), [2 ** 0.5, 0, 0])
+    np.testing.assert_allclose(evaluate.diversity(reads), [2**0.5, 0, 0])
 
 
 def test_every_row_samples_from_its_own_checkpoint(tmp_path):
     """Once, the students' weights took the teacher's place in the teacher's rows."""
     for seed, name in enumerate(("teacher", "stage1", "stage2", "direct1")):
-        save_checkpoint(tmp_path / f"{name}.pt", kind="stage1" if name == "direct1" else name, config={"channels": 16, "recipe": "plain", "frames": 16, "context": 4}, model=small_unet(seed).state_dict())
+        save_checkpoint(
+            tmp_path / f"{name}.pt",
+            kind="stage1" if name == "direct1" else name,
+            config={"channels": 16, "recipe": "plain", "frames": 16, "context": 4},
+            model=small_unet(seed).state_dict(),
+        )
     noise = torch.randn(1, 16, 16, 8, 8)
-    cond = Cond(torch.randn(1, 16, 8, 8), torch.randn(1, 16, 20, 64), torch.zeros_like(noise), torch.zeros(1, 16))
-    made = {name: sampler(cond, lambda: noise) for name, nfe, sampler in evaluate.models(tmp_path, CPU) if nfe == 1}
+    cond = Cond(
+        torch.randn(1, 16, 8, 8),
+        torch.randn(1, 16, 20, 64),
+        torch.zeros_like(noise),
+        torch.zeros(1, 16),
+    )
+    made = {
+        name: sampler(cond, lambda: noise)
+        for name, nfe, sampler in evaluate.models(tmp_path, CPU)
+        if nfe == 1
+    }
     for seed, name in enumerate(("ddim1", "stage1_1step", "stage2", "direct1")):
-        torch.testing.assert_close(made[name], ddim_sample(small_unet(seed), cond, noise, 1, 1, 1), rtol=0, atol=1e-4)
-        assert all((made[name] - other).abs().mean() > 0.1 for key, other in made.items() if key != name)
+        torch.testing.assert_close(
+            made[name], ddim_sample(small_unet(seed), cond, noise, 1, 1, 1), rtol=0, atol=1e-4
+        )
+        assert all(
+            (made[name] - other).abs().mean() > 0.1 for key, other in made.items() if key != name
+        )
 
 
 def test_the_plain_rows_have_plain_noise_and_weights_of_their_own(tmp_path, monkeypatch):
     """The plain teacher is the same network; plain students lie in a folder of their own."""
     (tmp_path / "plain").mkdir()
     for place, seed, recipe in (tmp_path, 1, "toy"), (tmp_path / "plain", 2, "plain"):
-        save_checkpoint(place / "stage2.pt", kind="stage2", config={"channels": 16, "recipe": recipe}, model=fitting(small_unet(seed), recipe).state_dict())
-    save_checkpoint(tmp_path / "teacher.pt", kind="teacher", config={"channels": 16, "recipe": "toy"}, model=small_unet().state_dict())
+        save_checkpoint(
+            place / "stage2.pt",
+            kind="stage2",
+            config={"channels": 16, "recipe": recipe},
+            model=fitting(small_unet(seed), recipe).state_dict(),
+        )
+    save_checkpoint(
+        tmp_path / "teacher.pt",
+        kind="teacher",
+        config={"channels": 16, "recipe": "toy"},
+        model=small_unet().state_dict(),
+    )
     noise = torch.randn(1, 16, 16, 8, 8)
-    cond = Cond(torch.randn(1, 16, 8, 8), torch.randn(1, 16, 20, 64), torch.zeros_like(noise), torch.zeros(1, 16))
+    cond = Cond(
+        torch.randn(1, 16, 8, 8),
+        torch.randn(1, 16, 20, 64),
+        torch.zeros_like(noise),
+        torch.zeros(1, 16),
+    )
     rows = {name: sampler for name, _, sampler in evaluate.models(tmp_path, CPU)}
-    torch.testing.assert_close(rows["plain_stage2"](cond, lambda: noise), ddim_sample(small_unet(2), cond, noise, 1, 1, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        rows["plain_stage2"](cond, lambda: noise),
+        ddim_sample(small_unet(2), cond, noise, 1, 1, 1),
+        rtol=1e-4,
+        atol=1e-4,
+    )
     seen = []
-    monkeypatch.setattr(teacher, "ddim_sample", lambda model, cond, eps, *scales: seen.append((eps, *scales)))
+    monkeypatch.setattr(
+        teacher, "ddim_sample", lambda model, cond, eps, *scales: seen.append((eps, *scales))
+    )
     for name in "teacher", "plain_teacher":
         rows[name](cond, lambda: noise)
     assert_close = torch.testing.assert_close
     assert_close(seen[0][0], noise_source("toy", "teacher", lambda: noise)())
-    assert seen[1][0] is noise and seen[0][1:] == seen[1][1:] == (40, teacher.S_REF, teacher.S_AUDIO)
+    assert seen[1][0] is noise and seen[0][1:] == seen[1][1:] == (
+        40,
+        teacher.S_REF,
+        teacher.S_AUDIO,
+    )
 
 
-def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_counts(judge, monkeypatch):
-    """A clock on which the slow model takes 300 ms and all else 100, the first run of a turn 100 more, and everything twice as long in one round of three."""
+def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_counts(
+    judge, monkeypatch
+):
+    """A clock on which the slow model takes 300 ms and all else 100, the first run of a turn 100
+    more, and everything twice as long in one round of three."""
     now, ran = [0.0], []
+
     def spend(name, seconds):
         first = not ran or ran[-1] != name
         ran.append(name)
-        turn = sum(key == "slow, first" for key, _ in groupby(ran))            # each round begins with it
+        turn = sum(key == "slow, first" for key, _ in groupby(ran))  # each round begins with it
         now[0] += (seconds + 0.1 * first) * (2 if turn == 2 else 1)
+
     def model(name, seconds):
-        return lambda cond, noise: spend(f"{name}, {'later' if cond.mask.any() else 'first'}", seconds)
+        return lambda cond, noise: spend(
+            f"{name}, {'later' if cond.mask.any() else 'first'}", seconds
+        )
+
     monkeypatch.setattr(evaluate.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(evaluate, "log_mel", lambda x: spend("features", 0.1) or x)
     monkeypatch.setattr(evaluate, "audio_windows", lambda x: x)
     coder = SimpleNamespace(decode=lambda z: spend("decode", 0.1) or torch.zeros(16, 3, 64, 64))
-    ms = evaluate.speeds({"slow": model("slow", 0.3), "quick": model("quick", 0.1)}, judge.truth, torch.zeros(1, 16, 8, 8), coder, CPU, rounds=3)
-    assert [key for key, _ in groupby(ran)] == ["slow, first", "slow, later", "quick, first", "quick, later", "decode", "features"] * 3
-    assert ms["slow"]["denoise_ms_per_frame"] == pytest.approx(400 / 12)       # one run fills its turn, so that one counts
-    assert ms["quick"]["denoise_ms_per_frame"] == pytest.approx(100 / 12) and ms["quick"]["decode_ms_per_frame"] == pytest.approx(100 / 16)
+    ms = evaluate.speeds(
+        {"slow": model("slow", 0.3), "quick": model("quick", 0.1)},
+        judge.truth,
+        torch.zeros(1, 16, 8, 8),
+        coder,
+        CPU,
+        rounds=3,
+    )
+    assert [key for key, _ in groupby(ran)] == [
+        "slow, first",
+        "slow, later",
+        "quick, first",
+        "quick, later",
+        "decode",
+        "features",
+    ] * 3
+    assert ms["slow"]["denoise_ms_per_frame"] == pytest.approx(
+        400 / 12
+    )  # one run fills its turn, so that one counts
+    assert ms["quick"]["denoise_ms_per_frame"] == pytest.approx(100 / 12) and ms["quick"][
+        "decode_ms_per_frame"
+    ] == pytest.approx(100 / 16)
     assert ms["quick"]["first_chunk_ms"] == pytest.approx(100 + 100 + 100)
-    assert ms["quick"]["total_ms_per_frame"] == pytest.approx(100 / 12 + 200 / 16) == pytest.approx(40 / ms["quick"]["rtf"])
+    assert (
+        ms["quick"]["total_ms_per_frame"]
+        == pytest.approx(100 / 12 + 200 / 16)
+        == pytest.approx(40 / ms["quick"]["rtf"])
+    )
 
 
 # ---------------------------------------------------------------- the command
+
 
 def test_json_and_markdown_hold_every_row_and_number(place, capsys, monkeypatch):
     speeds = evaluate.speeds
     monkeypatch.setattr(evaluate, "speeds", lambda *args: speeds(*args[:5], rounds=1))
     files = {k: place / f"table.{k}" for k in ("json", "md")}
-    evaluate.main(["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints"), "--clips", "3", "--frames", "28", "--seeds", "2",
-                   "--models", "still,ddim1,ddim2_guided", "--device", "cpu", "--json", str(files["json"]), "--markdown", str(files["md"])])
+    evaluate.main(
+        [
+            "--data",
+            str(place / "data"),
+            "--checkpoints",
+            str(place / "checkpoints"),
+            "--clips",
+            "3",
+            "--frames",
+            "28",
+            "--seeds",
+            "2",
+            "--models",
+            "still,ddim1,ddim2_guided",
+            "--device",
+            "cpu",
+            "--json",
+            str(files["json"]),
+            "--markdown",
+            str(files["md"]),
+        ]
+    )
     result = json.loads(files["json"].read_text())
     rows = {r["model"]: r for r in result["rows"]}
     assert list(rows) == ["real", "still", "ddim2_guided", "ddim1"]
     for row in rows.values():
         assert set(WANTED) | set(evaluate.METRICS) <= set(row)
     assert rows["ddim1"]["nfe"] == 1 and rows["ddim2_guided"]["nfe"] == 6
-    assert all(f"{k}_std" in rows["ddim1"] for k in WANTED[2:14]) and rows["ddim1"]["fid_std"] is not None
+    assert (
+        all(f"{k}_std" in rows["ddim1"] for k in WANTED[2:14])
+        and rows["ddim1"]["fid_std"] is not None
+    )
     assert rows["ddim1"]["rtf"] == pytest.approx(40 / rows["ddim1"]["total_ms_per_frame"])
     assert rows["real"]["diversity"] == pytest.approx(1) and rows["still"]["rtf"] is None
-    assert {"seed", "clips", "machine", "jaw_corr_true", "fid_other_people", "identity_others"} <= set(result["setting"])
-    assert "| ddim1 |" in files["md"].read_text() and "Fréchet" in files["md"].read_text() and "ddim1" in capsys.readouterr().out
+    assert {
+        "seed",
+        "clips",
+        "machine",
+        "jaw_corr_true",
+        "fid_other_people",
+        "identity_others",
+    } <= set(result["setting"])
+    assert (
+        "| ddim1 |" in files["md"].read_text()
+        and "Fréchet" in files["md"].read_text()
+        and "ddim1" in capsys.readouterr().out
+    )
 
 
 def test_own_clips_are_judged_without_ground_truth(place, judge, monkeypatch):
     videos = tiny_data.load(place / "data", "test")
-    monkeypatch.setattr(tiny_data, "load", lambda *_: videos._replace(motion=np.zeros((0, 11), np.float32), phones=[]))
+    monkeypatch.setattr(
+        tiny_data,
+        "load",
+        lambda *_: videos._replace(motion=np.zeros((0, 11), np.float32), phones=[]),
+    )
     monkeypatch.setattr(evaluate, "speeds", lambda *args: {})
-    args = evaluate.arguments(["--checkpoints", str(place / "checkpoints"), "--clips", "3", "--frames", "28", "--seeds", "1", "--models", "ddim1"])
+    args = evaluate.arguments(
+        [
+            "--checkpoints",
+            str(place / "checkpoints"),
+            "--clips",
+            "3",
+            "--frames",
+            "28",
+            "--seeds",
+            "1",
+            "--models",
+            "ddim1",
+        ]
+    )
     rows = evaluate.evaluate(args)["rows"]
     assert [r["model"] for r in rows] == ["real", "ddim1"]
     for row in rows:
-        assert all(row[k] is not None for k in ("sync_c", "sync_d", "fid", "fvd", "identity", "frame_change_ratio"))
-        assert all(row[k] is None for k in ("jaw_corr", "lag", "head_std_ratio", "blink_rate_ratio", "diversity"))
+        assert all(
+            row[k] is not None
+            for k in ("sync_c", "sync_d", "fid", "fvd", "identity", "frame_change_ratio")
+        )
+        assert all(
+            row[k] is None
+            for k in ("jaw_corr", "lag", "head_std_ratio", "blink_rate_ratio", "diversity")
+        )
 
 
 def test_the_legend_explains_every_number_of_the_table(capsys):
@@ -223,20 +406,42 @@ def test_the_legend_explains_every_number_of_the_table(capsys):
 
 def test_bad_arguments_end_with_one_line(place, capsys):
     common = ["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints")]
-    for wrong, says in ((["--models", "real, nobody,"], "no model nobody"), (["--json", str(place / "no" / "x.json")], "no folder"), (["--clips", "0"], "at least 1"),
-                        (["--metrics", str(place / "none.pt")], "no checkpoint")):
+    for wrong, says in (
+        (["--models", "real, nobody,"], "no model nobody"),
+        (["--json", str(place / "no" / "x.json")], "no folder"),
+        (["--clips", "0"], "at least 1"),
+        (["--metrics", str(place / "none.pt")], "no checkpoint"),
+    ):
         with pytest.raises(SystemExit) as stop:
             evaluate.main([*common, *wrong])
         assert stop.value.code == 2 and says in capsys.readouterr().err
 
 
 def test_one_video_has_no_other_sentence_to_hear(place):
-    args = evaluate.arguments(["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints"), "--clips", "1", "--frames", "20", "--models", "wrong_audio"])
+    args = evaluate.arguments(
+        [
+            "--data",
+            str(place / "data"),
+            "--checkpoints",
+            str(place / "checkpoints"),
+            "--clips",
+            "1",
+            "--frames",
+            "20",
+            "--models",
+            "wrong_audio",
+        ]
+    )
     with pytest.raises(ValueError, match="no model wrong_audio"):
         evaluate.evaluate(args)
 
 
 def test_weights_of_other_chunks_are_refused(tmp_path):
-    save_checkpoint(tmp_path / "teacher.pt", kind="teacher", config=dict(channels=16, frames=24, context=4), model=small_unet().state_dict())
+    save_checkpoint(
+        tmp_path / "teacher.pt",
+        kind="teacher",
+        config=dict(channels=16, frames=24, context=4),
+        model=small_unet().state_dict(),
+    )
     with pytest.raises(ValueError, match="trained with --frames 24"):
         evaluate.models(tmp_path, "cpu")

@@ -41,13 +41,18 @@ def test_opening_the_jaw_changes_the_lower_face_only():
 @pytest.mark.parametrize("name, low, high", [("width", 0.0, 1.0), ("rounding", 0.0, 1.0)])
 def test_lip_shape_is_visible_on_closed_and_open_lips(name, low, high):
     for jaw in (0.0, 0.5):
-        a, b = (render(identity(11), still(jaw=jaw, **{name: v}))[0].astype(float) for v in (low, high))
+        a, b = (
+            render(identity(11), still(jaw=jaw, **{name: v}))[0].astype(float) for v in (low, high)
+        )
         assert (np.abs(a - b).max(-1) > 25).sum() > 10
 
 
 def test_head_motion_is_in_pixels():
-    a, b = render(identity(2), still())[0, 5:30].astype(float), render(identity(2), still(x=3.0))[0, 5:30].astype(float)
-    errors = [np.abs(a[:, 10:50] - b[:, 10 + k:50 + k]).mean() for k in range(6)]
+    a, b = (
+        render(identity(2), still())[0, 5:30].astype(float),
+        render(identity(2), still(x=3.0))[0, 5:30].astype(float),
+    )
+    errors = [np.abs(a[:, 10:50] - b[:, 10 + k : 50 + k]).mean() for k in range(6)]
     assert int(np.argmin(errors)) == 3
 
 
@@ -67,19 +72,21 @@ def test_the_lips_pass_through_motion_unchanged_and_the_rest_varies():
     m = motion(9, lips)
     np.testing.assert_allclose(m[:, :3], lips, rtol=1e-6)
     assert (m[:, 3:].std(0) > [1.3, 0.75, 0.035, 0.1, 0.13, 0.3, 0.3, 0.3]).all()
-    for column in m[:, 3:6].T:                                       # head motion is independent of the sound
+    for column in m[:, 3:6].T:  # head motion is independent of the sound
         assert abs(np.corrcoef(column, lips[:, 0])[0, 1]) < 0.3
 
 
 def test_head_motion_is_smooth_and_moves_within_one_clip():
     m = np.stack([motion(s, np.zeros((16, 3))) for s in range(200)])
     x = m[:, :, MOTION.index("x")]
-    assert np.abs(np.diff(x, axis=1)).mean() < 1.2                  # pixels a frame: no jumps
-    assert np.ptp(x, axis=1).mean() > 1.5 and x.std() > 2            # pixels: one answer cannot fit all
+    assert np.abs(np.diff(x, axis=1)).mean() < 1.2  # pixels a frame: no jumps
+    assert np.ptp(x, axis=1).mean() > 1.5 and x.std() > 2  # pixels: one answer cannot fit all
 
 
 def test_blinks_close_fully_last_a_fifth_of_a_second_and_come_every_other_second():
-    blink = np.concatenate([motion(s, np.zeros((250, 3)))[:, MOTION.index("blink")] for s in range(20)])
+    blink = np.concatenate(
+        [motion(s, np.zeros((250, 3)))[:, MOTION.index("blink")] for s in range(20)]
+    )
     shut = (blink > 0.5).astype(int)
     starts = (np.diff(shut) == 1).sum()
     assert 0.35 < starts / (len(blink) / faces.FPS) < 0.75

@@ -1,13 +1,15 @@
-"""Batches of clips from cached latents: the right frames, the right sound, a portrait from elsewhere in the video."""
+"""Batches of clips from cached latents: the right frames, the right sound, a portrait from
+elsewhere in the video."""
+
 import numpy as np
 import pytest
 import torch
+from helpers import condition
 from torch.testing import assert_close
 
 import autoencoder
 import latents
 import tiny_data
-from helpers import condition
 
 
 class FakeCoder:
@@ -26,34 +28,51 @@ def number(latent):
 def clips():
     n = 200
     frames = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 64, 64, 3))
-    mel = np.repeat(np.arange(n), 4)[:, None].repeat(64, 1) / 127.5 - 1                # row r says which frame it belongs to,
-    mel[:, 32:] = 0                                                          # in its lower half: the upper one tells the level jitter
-    return latents.Clips(tiny_data.Videos(frames, mel, np.array([0, 80, 120, 200]), None, None, []), FakeCoder(), 16, "cpu")
+    mel = (
+        np.repeat(np.arange(n), 4)[:, None].repeat(64, 1) / 127.5 - 1
+    )  # row r says which frame it belongs to,
+    mel[:, 32:] = 0  # in its lower half: the upper one tells the level jitter
+    return latents.Clips(
+        tiny_data.Videos(frames, mel, np.array([0, 80, 120, 200]), None, None, []),
+        FakeCoder(),
+        16,
+        "cpu",
+    )
 
 
 def test_a_clip_is_16_consecutive_frames_of_one_video_with_its_own_sound(clips):
     x0, c = clips.batch(64, torch.Generator().manual_seed(0), 4, 0.5)
-    shown = number(x0)                                                        # (B, F)
+    shown = number(x0)  # (B, F)
     assert (shown.diff(dim=1) == 1).all()
     video = torch.bucketize(shown, torch.tensor([80.0, 120.0]), right=True)
     assert (video == video[:, :1]).all()
-    assert (torch.bucketize(number(c.ref), torch.tensor([80.0, 120.0]), right=True) == video[:, 0]).all()
+    assert (
+        torch.bucketize(number(c.ref), torch.tensor([80.0, 120.0]), right=True) == video[:, 0]
+    ).all()
     middle = c.audio[:, :, 9:11, :32].mean((2, 3)) - c.audio[:, :, 9:11, 32:].mean((2, 3))
     assert_close((middle + 1) * 127.5, shown, rtol=0, atol=0.2)
 
 
 def test_a_clips_level_is_off_by_three_decibels_or_so_the_same_in_all_its_frames(clips):
-    level = clips.batch(200, torch.Generator().manual_seed(0), 4, 0.5)[1].audio[:, :, 8:12, 32:].flatten(1)       # the half that is 0, in the rows that are within every video
+    level = (
+        clips.batch(200, torch.Generator().manual_seed(0), 4, 0.5)[1]
+        .audio[:, :, 8:12, 32:]
+        .flatten(1)
+    )  # the half that is 0, in the rows that are within every video
     assert_close(level, level[:, :1].expand_as(level), rtol=0, atol=1e-6)
-    assert abs(level[:, 0].std() - 0.075) < 0.01 and abs(level[:, 0].mean()) < 0.02                              # 3 dB; a unit is 40
+    assert (
+        abs(level[:, 0].std() - 0.075) < 0.01 and abs(level[:, 0].mean()) < 0.02
+    )  # 3 dB; a unit is 40
 
 
 def test_a_clip_hears_its_own_frames_without_lag(clips):
-    x0, ref, audio = clips.clip(1, 5, 20, 16)                                                # video 1 starts at frame 80
+    x0, ref, audio = clips.clip(1, 5, 20, 16)  # video 1 starts at frame 80
     own = torch.arange(85.0, 101.0) / 127.5 - 1
-    assert_close(audio[:, 8:12, :32].mean((1, 2)), own, rtol=0, atol=1e-5)                    # the window's middle four rows
+    assert_close(
+        audio[:, 8:12, :32].mean((1, 2)), own, rtol=0, atol=1e-5
+    )  # the window's middle four rows
     assert_close(x0[:, 0, 0, 0].float(), own, rtol=0, atol=1e-3)
-    assert_close(ref[0, 0, 0].float(), own[15], rtol=0, atol=1e-3)                       # 80 + 20 = 100
+    assert_close(ref[0, 0, 0].float(), own[15], rtol=0, atol=1e-3)  # 80 + 20 = 100
 
 
 def test_context_is_the_truth_in_the_first_frames_of_about_half_the_clips(clips):
@@ -73,7 +92,7 @@ def test_latents_are_kept_under_the_name_of_their_encoder(tmp_path):
         one, other = autoencoder.AutoEncoder(), autoencoder.AutoEncoder()
         fresh = latents.cached_latents(videos, one, "cpu", tmp_path)
         assert_close(fresh.float(), one.encode(autoencoder.to_pixels(frames)), rtol=1e-2, atol=1e-3)
-        one.encode = None                                                     # from now on they are read, not made
+        one.encode = None  # from now on they are read, not made
         assert torch.equal(latents.cached_latents(videos, one, "cpu", tmp_path), fresh)
         assert not torch.equal(latents.cached_latents(videos, other, "cpu", tmp_path), fresh)
     assert len(list(tmp_path.iterdir())) == 2
@@ -87,7 +106,9 @@ def distance(x0, c):
 
 def test_the_portrait_is_a_second_away_or_as_far_as_the_video_allows(clips):
     away, first = distance(*clips.batch(400, torch.Generator().manual_seed(0), 4, 0.5))
-    short = (first >= 80) & (first < 120)                                     # the video of 40 frames has no frame so far from any clip
+    short = (first >= 80) & (
+        first < 120
+    )  # the video of 40 frames has no frame so far from any clip
     assert (away[~short] >= 25).all() and (away > 40).any()
     assert_close(away[short], torch.maximum(first[short] - 80, 104 - first[short]), rtol=0, atol=0)
 

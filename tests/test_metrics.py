@@ -4,17 +4,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import SHIPPED
 from scipy import linalg
 
-from evaluation import metrics
-from evaluation import train_metrics
 import tiny_data
 from audio_features import FPS, audio_windows
 from autoencoder import load_autoencoder, to_pixels
-from helpers import SHIPPED
+from evaluation import metrics, train_metrics
 from tiny_data import faces
 
-NEW = 5_000_000                                                      # seeds of people and sentences in no split
+NEW = 5_000_000  # seeds of people and sentences in no split
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +23,14 @@ def nets():
 
 @pytest.fixture(scope="module")
 def new_videos():
-    """Six videos of people that no split knows -> frames (6, 60, 64, 64, 3), windows (6, 60, 20, 64), motion (6, 60, 11)."""
+    """Six videos of people that no split knows -> frames (6, 60, 64, 64, 3), windows (6, 60, 20,
+    64), motion (6, 60, 11)."""
     made = [tiny_data.make_video(NEW + i, 60) for i in range(6)]
-    return np.stack([m[0] for m in made]), torch.from_numpy(np.stack([audio_windows(m[1]) for m in made])), np.stack([m[3] for m in made])
+    return (
+        np.stack([m[0] for m in made]),
+        torch.from_numpy(np.stack([audio_windows(m[1]) for m in made])),
+        np.stack([m[3] for m in made]),
+    )
 
 
 def embeddings(nets, frames, windows):
@@ -36,16 +40,26 @@ def embeddings(nets, frames, windows):
 
 # ---------------------------------------------------------------- Fréchet distance
 
+
 def test_frechet_distance_of_diagonal_gaussians_is_the_closed_form():
     rng = np.random.default_rng(0)
-    mu1, mu2, s1, s2 = rng.normal(size=5), rng.normal(size=5), rng.uniform(0.1, 3, 5), rng.uniform(0.1, 3, 5)
+    mu1, mu2, s1, s2 = (
+        rng.normal(size=5),
+        rng.normal(size=5),
+        rng.uniform(0.1, 3, 5),
+        rng.uniform(0.1, 3, 5),
+    )
     want = ((mu1 - mu2) ** 2).sum() + ((s1 - s2) ** 2).sum()
-    assert metrics.frechet_distance(mu1, np.diag(s1 ** 2), mu2, np.diag(s2 ** 2)) == pytest.approx(want, rel=1e-12)
+    assert metrics.frechet_distance(mu1, np.diag(s1**2), mu2, np.diag(s2**2)) == pytest.approx(
+        want, rel=1e-12
+    )
 
 
 def test_frechet_distance_agrees_with_scipys_matrix_square_root():
     rng = np.random.default_rng(1)
-    (mu1, c1), (mu2, c2) = [(rng.normal(size=12), (lambda a: a @ a.T)(rng.normal(size=(12, 20)))) for _ in range(2)]
+    (mu1, c1), (mu2, c2) = [
+        (rng.normal(size=12), (lambda a: a @ a.T)(rng.normal(size=(12, 20)))) for _ in range(2)
+    ]
     want = ((mu1 - mu2) ** 2).sum() + np.trace(c1 + c2 - 2 * linalg.sqrtm(c1 @ c2).real)
     assert metrics.frechet_distance(mu1, c1, mu2, c2) == pytest.approx(want, rel=1e-9)
 
@@ -59,20 +73,25 @@ def test_frechet_distance_is_zero_for_equal_sets_and_a_shift_adds_its_square():
 
 
 def test_frechet_distance_bears_singular_covariances():
-    a = np.random.default_rng(3).normal(size=(6, 32))                # rank 5 in 32 dimensions
+    a = np.random.default_rng(3).normal(size=(6, 32))  # rank 5 in 32 dimensions
     assert metrics.frechet_of_samples(a, a) == pytest.approx(0, abs=1e-6)
-    assert metrics.frechet_distance(np.zeros(3), np.zeros((3, 3)), np.ones(3), np.zeros((3, 3))) == pytest.approx(3)
+    assert metrics.frechet_distance(
+        np.zeros(3), np.zeros((3, 3)), np.ones(3), np.zeros((3, 3))
+    ) == pytest.approx(3)
 
 
 def test_frechet_distance_is_symmetric_and_says_what_does_not_fit():
     rng = np.random.default_rng(4)
     a, b = rng.normal(size=(50, 4)), rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4))
-    assert metrics.frechet_of_samples(a, b) == pytest.approx(metrics.frechet_of_samples(b, a), rel=1e-9)
+    assert metrics.frechet_of_samples(a, b) == pytest.approx(
+        metrics.frechet_of_samples(b, a), rel=1e-9
+    )
     with pytest.raises(ValueError, match="covariances"):
         metrics.frechet_distance(np.zeros(3), np.eye(4), np.zeros(3), np.eye(4))
 
 
 # ---------------------------------------------------------------- numbers from tracks
+
 
 def test_correlation_closed_forms():
     t = np.linspace(0, 2 * np.pi, 400, endpoint=False)
@@ -98,15 +117,15 @@ def test_best_lag_finds_the_shift_and_positive_is_late(k):
 
 def test_blinks_are_counted_and_timed():
     track = np.zeros((1, 100))
-    track[0, 20:25], track[0, 60:67] = 1, 1                          # 5 and 7 frames in 4 s
+    track[0, 20:25], track[0, 60:67] = 1, 1  # 5 and 7 frames in 4 s
     rate, length = metrics.blink_statistics(track)
     assert rate == pytest.approx(2 / 4) and length == pytest.approx(6 / FPS)
 
 
 def test_blinks_need_the_eye_to_open_again_between_them():
     wobble, noise = np.zeros((1, 50)), np.zeros((1, 50))
-    wobble[0, 10:20] = [1, 0.5, 1, 0.4, 1, 0.5, 1, 0.35, 1, 0.5]     # never below 0.3: one blink
-    noise[0, ::2] = 0.55                                             # never above 0.6: none
+    wobble[0, 10:20] = [1, 0.5, 1, 0.4, 1, 0.5, 1, 0.35, 1, 0.5]  # never below 0.3: one blink
+    noise[0, ::2] = 0.55  # never above 0.6: none
     assert metrics.blink_statistics(wobble)[0] * 2 == pytest.approx(1)
     rate, length = metrics.blink_statistics(noise)
     assert rate == 0 and math.isnan(length)
@@ -114,7 +133,7 @@ def test_blinks_need_the_eye_to_open_again_between_them():
 
 def test_a_blink_under_way_at_the_first_frame_does_not_count():
     track = np.zeros((1, 25))
-    track[0, :4], track[0, 22:] = 1, 1                               # the second one begins, and never ends
+    track[0, :4], track[0, 22:] = 1, 1  # the second one begins, and never ends
     rate, length = metrics.blink_statistics(track)
     assert rate == pytest.approx(1) and math.isnan(length)
 
@@ -135,10 +154,11 @@ def test_head_spread_is_within_a_video_not_between_videos():
 
 # ---------------------------------------------------------------- Sync-C and Sync-D
 
+
 @pytest.mark.parametrize("k", [-15, -4, 0, 3, 15])
 def test_sync_reports_the_frames_by_which_the_sound_is_late(k):
     v = torch.randn(3, 80, 8, generator=torch.Generator().manual_seed(0))
-    c, d, offset = metrics.sync_scores(v, v.roll(k, 1))              # what is seen at i is heard at i + k
+    c, d, offset = metrics.sync_scores(v, v.roll(k, 1))  # what is seen at i is heard at i + k
     assert (offset == k).all()
     np.testing.assert_allclose(d, 0, atol=1e-6)
     assert (c > 1).all()
@@ -146,14 +166,16 @@ def test_sync_reports_the_frames_by_which_the_sound_is_late(k):
 
 def test_sync_curve_is_the_mean_distance_at_each_offset():
     v, a = torch.zeros(1, 40, 4), torch.full((1, 40, 4), 1.5)
-    np.testing.assert_allclose(metrics.sync_curve(v, a), 3.0)        # the norm of (1.5, 1.5, 1.5, 1.5): not normalised
+    np.testing.assert_allclose(
+        metrics.sync_curve(v, a), 3.0
+    )  # the norm of (1.5, 1.5, 1.5, 1.5): not normalised
     c, d, _ = metrics.sync_scores(v, a)
     assert d[0] == pytest.approx(3) and c[0] == pytest.approx(0)
 
 
 def test_sync_leaves_out_offsets_with_too_few_pairs():
     v = torch.randn(1, 12, 4, generator=torch.Generator().manual_seed(1))
-    assert np.isfinite(metrics.sync_curve(v, v)).sum() == 15         # |offset| <= 7 leaves 5 pairs or more
+    assert np.isfinite(metrics.sync_curve(v, v)).sum() == 15  # |offset| <= 7 leaves 5 pairs or more
     with pytest.raises(ValueError, match="at least 9 frames"):
         metrics.sync_scores(v[:, :4], v[:, :4])
 
@@ -164,25 +186,41 @@ def test_info_nce_of_a_blind_network_is_the_log_of_the_batch():
 
 
 def test_sync_loss_scores_are_negative_squared_distances():
-    v, a = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(2)), torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(3))
+    v, a = (
+        torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(2)),
+        torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(3)),
+    )
     want = train_metrics.info_nce(-torch.cdist(v.flatten(0, 1), a.flatten(0, 1)).pow(2))
     torch.testing.assert_close(train_metrics.sync_loss(v, a), want, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- the shipped networks, on people and sentences they never saw
 
+
 def test_the_reader_reads_rendered_faces(nets):
     """R² over all held-out people is in README; 480 frames of twelve others leave some luck."""
     made = [tiny_data.make_video(NEW + 100 + i, 40) for i in range(12)]
     frames, m = (np.concatenate([video[k] for video in made]) for k in (0, 3))
-    r2 = metrics.r_squared(metrics.over(nets["reader"], frames, torch.device("cpu")), torch.from_numpy(m[:, :7]))
+    r2 = metrics.r_squared(
+        metrics.over(nets["reader"], frames, torch.device("cpu")), torch.from_numpy(m[:, :7])
+    )
     assert (r2 > 0.95).all(), dict(zip(metrics.READ, r2.tolist()))
 
 
 def test_the_reader_reads_what_the_autoencoder_makes_of_a_face_almost_as_well(nets):
     autoencoder = load_autoencoder(SHIPPED / "autoencoder.pt", torch.device("cpu"))
-    frames, m = (np.concatenate(a) for a in zip(*((v[0], v[3]) for v in (tiny_data.make_video(NEW + 200 + i, 20) for i in range(12)))))
-    read = metrics.over(nets["reader"], frames, torch.device("cpu"), lambda x: autoencoder.decode(autoencoder.encode(x))).numpy()
+    frames, m = (
+        np.concatenate(a)
+        for a in zip(
+            *((v[0], v[3]) for v in (tiny_data.make_video(NEW + 200 + i, 20) for i in range(12)))
+        )
+    )
+    read = metrics.over(
+        nets["reader"],
+        frames,
+        torch.device("cpu"),
+        lambda x: autoencoder.decode(autoencoder.encode(x)),
+    ).numpy()
     for i, name in enumerate(metrics.READ):
         assert metrics.correlation(read[:, i], m[:, i]) > 0.9, name
 
@@ -190,9 +228,15 @@ def test_the_reader_reads_what_the_autoencoder_makes_of_a_face_almost_as_well(ne
 def test_the_reader_follows_one_parameter_and_leaves_the_others(nets):
     m = np.zeros((9, 11), np.float32)
     m[:, 1], m[:, 0] = 0.5, np.linspace(0, 0.9, 9)
-    read = metrics.over(nets["reader"], faces.render(faces.identity(NEW), m), torch.device("cpu")).numpy()
+    read = metrics.over(
+        nets["reader"], faces.render(faces.identity(NEW), m), torch.device("cpu")
+    ).numpy()
     assert np.abs(read[:, 0] - m[:, 0]).max() < 0.1
-    assert np.abs(read[:, 3:5]).max() < 1 and np.abs(read[:, 5]).max() < 0.06 and np.abs(read[:, 6]).max() < 0.25
+    assert (
+        np.abs(read[:, 3:5]).max() < 1
+        and np.abs(read[:, 5]).max() < 0.06
+        and np.abs(read[:, 6]).max() < 0.25
+    )
 
 
 def test_sync_knows_true_sound_from_wrong_and_late_sound(nets, new_videos):
@@ -202,7 +246,9 @@ def test_sync_knows_true_sound_from_wrong_and_late_sound(nets, new_videos):
     wrong_c, wrong_d, _ = metrics.sync_scores(v, a.roll(1, 0))
     assert (np.abs(offset) <= 1).mean() > 0.8 and np.median(offset) == 0
     assert c.mean() > 2 * wrong_c.mean() and d.mean() < wrong_d.mean()
-    assert np.median(metrics.sync_scores(v[:, 3:], a[:, :-3])[2]) == 3       # the sound three frames late
+    assert (
+        np.median(metrics.sync_scores(v[:, 3:], a[:, :-3])[2]) == 3
+    )  # the sound three frames late
     assert np.median(metrics.sync_scores(v[:, :-3], a[:, 3:])[2]) == -3
 
 
@@ -217,8 +263,12 @@ def test_features_see_blur_and_ghosts(nets, new_videos):
     frames, _, _ = new_videos
     flat, cpu = frames.reshape(-1, 64, 64, 3), torch.device("cpu")
     true = metrics.over(nets["features"].frames, flat, cpu).numpy()
-    blur = metrics.over(nets["features"].frames, flat, cpu, lambda x: metrics.blurred(x, torch.full((len(x),), 0.7))).numpy()
-    ghost = metrics.over(nets["features"].frames, (frames // 2 + frames[:, ::-1] // 2).reshape(-1, 64, 64, 3), cpu).numpy()
+    blur = metrics.over(
+        nets["features"].frames, flat, cpu, lambda x: metrics.blurred(x, torch.full((len(x),), 0.7))
+    ).numpy()
+    ghost = metrics.over(
+        nets["features"].frames, (frames // 2 + frames[:, ::-1] // 2).reshape(-1, 64, 64, 3), cpu
+    ).numpy()
     halves = metrics.frechet_of_samples(true[::2], true[1::2])
     assert metrics.frechet_of_samples(true, blur) > 5 * halves
     assert metrics.frechet_of_samples(true, ghost) > 5 * halves
@@ -229,7 +279,9 @@ def test_clip_features_see_the_order_of_frames(nets, new_videos):
     net = nets["features"]
     f = metrics.over(net.frames, frames.reshape(-1, 64, 64, 3), torch.device("cpu")).view(6, 60, -1)
     clips = lambda f: net.clips(f).detach().numpy()
-    halves = metrics.frechet_of_samples(clips(f[:, :-1]), clips(f[:, 1:]))   # the same clips, one frame later
+    halves = metrics.frechet_of_samples(
+        clips(f[:, :-1]), clips(f[:, 1:])
+    )  # the same clips, one frame later
     shuffled = f[:, torch.randperm(60, generator=torch.Generator().manual_seed(0))]
     assert metrics.frechet_of_samples(clips(f), clips(shuffled)) > 5 * halves
     assert metrics.frechet_of_samples(clips(f), clips(f[:, :1].expand_as(f))) > 5 * halves
@@ -237,7 +289,11 @@ def test_clip_features_see_the_order_of_frames(nets, new_videos):
 
 def test_identity_is_the_same_within_a_video_and_different_between_people(nets, new_videos):
     frames, _, _ = new_videos
-    who = nets["features"].identity(metrics.over(nets["features"].frames, frames[:, ::6].reshape(-1, 64, 64, 3), torch.device("cpu")))
+    who = nets["features"].identity(
+        metrics.over(
+            nets["features"].frames, frames[:, ::6].reshape(-1, 64, 64, 3), torch.device("cpu")
+        )
+    )
     table = (who @ who.T).view(6, 10, 6, 10).mean((1, 3))
     same, others = table.diagonal().mean(), table[~torch.eye(6, dtype=torch.bool)].mean()
     assert same > 0.7 and others < 0.4
@@ -245,29 +301,50 @@ def test_identity_is_the_same_within_a_video_and_different_between_people(nets, 
 
 # ---------------------------------------------------------------- training
 
+
 def test_disorder_is_what_its_name_says():
     clip = torch.arange(2 * metrics.CLIP).float()[:, None]
-    make = lambda name: train_metrics.disordered(clip, metrics.DISORDER.index(name), torch.Generator().manual_seed(0), -1 - clip)[:, 0]
-    assert make("none").tolist() == list(range(16)) and make("fast").tolist() == list(range(0, 32, 2))
+    make = lambda name: train_metrics.disordered(
+        clip, metrics.DISORDER.index(name), torch.Generator().manual_seed(0), -1 - clip
+    )[:, 0]
+    assert make("none").tolist() == list(range(16)) and make("fast").tolist() == list(
+        range(0, 32, 2)
+    )
     assert sorted(make("shuffled").tolist()) == list(range(16)) != make("shuffled").tolist()
     assert make("stutter").tolist() == [k // 2 * 2 for k in range(16)]
-    assert make("frozen").diff().min() == 0 and (make("flicker") < 0).any() and (make("flicker") >= 0).any()
+    assert (
+        make("frozen").diff().min() == 0
+        and (make("flicker") < 0).any()
+        and (make("flicker") >= 0).any()
+    )
 
 
 def test_an_eighth_of_the_readers_faces_have_free_lips_and_a_third_are_decoded():
-    autoencoder, lips = load_autoencoder(SHIPPED / "autoencoder.pt", torch.device("cpu")), np.tile(np.linspace(0, 1, 7, dtype=np.float32)[:, None], 3)
+    autoencoder, lips = (
+        load_autoencoder(SHIPPED / "autoencoder.pt", torch.device("cpu")),
+        np.tile(np.linspace(0, 1, 7, dtype=np.float32)[:, None], 3),
+    )
     seen, m = train_metrics.reader_faces(24, lips, autoencoder, torch.device("cpu"))
     assert seen.shape == (96, 64, 64, 3) and seen.dtype == np.uint8 and m.shape == (96, 11)
     for i in range(24):
-        frames, move = seen[4 * i:4 * i + 4], m[4 * i:4 * i + 4]
-        assert (np.ptp(move[:, :3], axis=1) > 0.01).any() == (i % 8 == 0)                         # these lips have all three equal
+        frames, move = seen[4 * i : 4 * i + 4], m[4 * i : 4 * i + 4]
+        assert (np.ptp(move[:, :3], axis=1) > 0.01).any() == (
+            i % 8 == 0
+        )  # these lips have all three equal
         error = np.abs(frames - faces.render(faces.identity(i), move).astype(int)).mean()
         assert 0 < error < 15 if i % 3 == 0 else error == 0
 
 
 def test_metrics_train_at_toy_size_and_keep_what_they_do_not_train(tmp_path):
-    small = {**train_metrics.SMOKE, "videos": 2, "data": str(tmp_path / "data"), "out": str(tmp_path), "weights": str(tmp_path / "m.pt"), "device": "cpu",
-             "autoencoder": str(SHIPPED / "autoencoder.pt")}
+    small = {
+        **train_metrics.SMOKE,
+        "videos": 2,
+        "data": str(tmp_path / "data"),
+        "out": str(tmp_path),
+        "weights": str(tmp_path / "m.pt"),
+        "device": "cpu",
+        "autoencoder": str(SHIPPED / "autoencoder.pt"),
+    }
     train_metrics.train(train_metrics.Config(**small))
     before = metrics.load_metrics(tmp_path / "m.pt")
     assert set(before) == {"reader", "features", "sync"}
@@ -277,15 +354,29 @@ def test_metrics_train_at_toy_size_and_keep_what_they_do_not_train(tmp_path):
     assert not torch.equal(before["sync"].join[0].weight, after["sync"].join[0].weight)
 
 
-def test_metrics_of_own_clips_train_without_the_reader_and_go_on_where_they_stopped(tmp_path, monkeypatch):
+def test_metrics_of_own_clips_train_without_the_reader_and_go_on_where_they_stopped(
+    tmp_path, monkeypatch
+):
     toy = tiny_data.make_video(0, 80)
 
-    def clips(*_):                                                    # two clips of unequal length, no ground truth
-        return tiny_data.Videos(toy[0], toy[1], np.array([0, 33, 80]), toy[2], np.zeros((0, 11), np.float32), [])
+    def clips(*_):  # two clips of unequal length, no ground truth
+        return tiny_data.Videos(
+            toy[0], toy[1], np.array([0, 33, 80]), toy[2], np.zeros((0, 11), np.float32), []
+        )
+
     monkeypatch.setattr(tiny_data, "load", clips)
-    cfg = train_metrics.Config(**{**train_metrics.SMOKE, "out": str(tmp_path), "weights": str(tmp_path / "m.pt"), "device": "cpu"})
+    cfg = train_metrics.Config(
+        **{
+            **train_metrics.SMOKE,
+            "out": str(tmp_path),
+            "weights": str(tmp_path / "m.pt"),
+            "device": "cpu",
+        }
+    )
     with monkeypatch.context() as stopped:
-        stopped.setattr(train_metrics, "sync_loss", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.setattr(
+            train_metrics, "sync_loss", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             train_metrics.train(cfg)
     assert not (tmp_path / "m.pt").exists()
@@ -301,7 +392,9 @@ def test_metrics_of_own_clips_train_without_the_reader_and_go_on_where_they_stop
 
 def test_a_batch_of_one_is_refused_before_anything_is_trained():
     with pytest.raises(ValueError, match="--batch 1"):
-        train_metrics.train(train_metrics.Config(**{**train_metrics.SMOKE, "batch": 1, "device": "cpu"}))
+        train_metrics.train(
+            train_metrics.Config(**{**train_metrics.SMOKE, "batch": 1, "device": "cpu"})
+        )
 
 
 def test_the_shipped_file_is_small_and_a_foreign_one_is_refused(tmp_path):

@@ -2,10 +2,10 @@ import csv
 
 import numpy as np
 import pytest
+from helpers import SHIPPED
 from scipy.io import wavfile
 
 from evaluation import phone_sheet
-from helpers import SHIPPED
 from tiny_data import speech
 
 
@@ -18,29 +18,83 @@ def write_phones(path, phones):
 
 def test_a_phone_s_kind_is_that_of_its_first_symbol():
     assert [phone_sheet.kind_of(p) for p in ("ˈɑː", "m", "ˌuː", "iː", "ʃ", "", "_", "t")] == [
-        "open vowel", "m b p", "round vowel", "spread vowel", "fricative", "pause", "pause", None]
+        "open vowel",
+        "m b p",
+        "round vowel",
+        "spread vowel",
+        "fricative",
+        "pause",
+        "pause",
+        None,
+    ]
 
 
 def test_the_shipped_student_opens_on_open_vowels_and_shuts_on_m_b_p(tmp_path):
     wave, phones = speech.speak(1234, 4.0)
     wavfile.write(tmp_path / "a.wav", 16000, wave.astype(np.float32))
-    table = phone_sheet.main([str(tmp_path / "a.wav"), write_phones(tmp_path / "a.tsv", phones), "--models", "stage2",
-                              "--checkpoints", str(SHIPPED), "--out", str(tmp_path / "sheet.png")])
-    head, _, row = ([cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines())
-    jaw = {name.split(" (")[0]: float(cell.split(" / ")[0]) for name, cell in zip(head[1:], row[1:]) if cell}
-    assert jaw["open vowel"] > 2 * jaw["m b p"] and jaw["pause"] < 0.15 and (tmp_path / "sheet.png").exists()
+    table = phone_sheet.main(
+        [
+            str(tmp_path / "a.wav"),
+            write_phones(tmp_path / "a.tsv", phones),
+            "--models",
+            "stage2",
+            "--checkpoints",
+            str(SHIPPED),
+            "--out",
+            str(tmp_path / "sheet.png"),
+        ]
+    )
+    head, _, row = (
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()
+    )
+    jaw = {
+        name.split(" (")[0]: float(cell.split(" / ")[0])
+        for name, cell in zip(head[1:], row[1:])
+        if cell
+    }
+    assert (
+        jaw["open vowel"] > 2 * jaw["m b p"]
+        and jaw["pause"] < 0.15
+        and (tmp_path / "sheet.png").exists()
+    )
 
 
-@pytest.mark.parametrize("text, says", [("start_s\tend_s\tphone\n", "no phones"), ("a\tb\n1\t2\n", "no table"), ("start_s\tend_s\tphone\n2\t1\tm\n", "end before"),
-                                        ("start_s\tend_s\tphone\n1\tinf\tm\n", "end before"), ("start_s\tend_s\tphone\n1\t2\tt\n", "of a kind")])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("start_s\tend_s\tphone\n", "no phones"),
+        ("a\tb\n1\t2\n", "no table"),
+        ("start_s\tend_s\tphone\n2\t1\tm\n", "end before"),
+        ("start_s\tend_s\tphone\n1\tinf\tm\n", "end before"),
+        ("start_s\tend_s\tphone\n1\t2\tt\n", "of a kind"),
+    ],
+)
 def test_a_bad_table_is_named(tmp_path, text, says):
     (tmp_path / "p.tsv").write_text(text)
     with pytest.raises(ValueError, match=says):
         phone_sheet.read_phones(tmp_path / "p.tsv")
 
 
-@pytest.mark.parametrize("end, model, says", [(1, "nobody", "no model nobody"), (1, "wrong_audio", "no model wrong_audio"), (900, "stage2", "ends at 900 s, the sound at 5.30 s")])
-def test_an_unknown_model_and_another_sounds_phones_end_with_one_line(tmp_path, capsys, end, model, says):
+@pytest.mark.parametrize(
+    "end, model, says",
+    [
+        (1, "nobody", "no model nobody"),
+        (1, "wrong_audio", "no model wrong_audio"),
+        (900, "stage2", "ends at 900 s, the sound at 5.30 s"),
+    ],
+)
+def test_an_unknown_model_and_another_sounds_phones_end_with_one_line(
+    tmp_path, capsys, end, model, says
+):
     with pytest.raises(SystemExit) as stop:
-        phone_sheet.main([str(SHIPPED.parent / "assets/sentence.wav"), write_phones(tmp_path / "p.tsv", [("m", 0, end)]), "--models", model, "--checkpoints", str(SHIPPED)])
+        phone_sheet.main(
+            [
+                str(SHIPPED.parent / "assets/sentence.wav"),
+                write_phones(tmp_path / "p.tsv", [("m", 0, end)]),
+                "--models",
+                model,
+                "--checkpoints",
+                str(SHIPPED),
+            ]
+        )
     assert stop.value.code == 2 and says in capsys.readouterr().err

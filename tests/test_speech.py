@@ -1,9 +1,19 @@
 import numpy as np
 import pytest
 
-from tiny_data.speech import CLOSED, PHONES, SR, Speaker, babble, lips, random_speaker, speak, synthesise
+from tiny_data.speech import (
+    CLOSED,
+    PHONES,
+    SR,
+    Speaker,
+    babble,
+    lips,
+    random_speaker,
+    speak,
+    synthesise,
+)
 
-FRAMES = (np.arange(125) + 0.5) / 25    # s, the middles of 5 s of video frames
+FRAMES = (np.arange(125) + 0.5) / 25  # s, the middles of 5 s of video frames
 SEEDS = range(4)
 
 
@@ -13,7 +23,8 @@ def utterances():
 
 
 def say(*symbols, ms=250, speaker=Speaker()):
-    """Clean wave and phones of a given sequence, each phone `ms` long, with a pause on both sides."""
+    """Clean wave and phones of a given sequence, each phone `ms` long, with a pause on both
+    sides."""
     phones = [(x, i * ms / 1000, (i + 1) * ms / 1000) for i, x in enumerate(("_", *symbols, "_"))]
     return synthesise(phones, speaker, np.random.default_rng(0)), phones
 
@@ -22,7 +33,7 @@ def middle(wave, phone):
     """The middle half of a phone's samples."""
     _, start, end = phone
     quarter = (end - start) / 4
-    return wave[round((start + quarter) * SR):round((end - quarter) * SR)]
+    return wave[round((start + quarter) * SR) : round((end - quarter) * SR)]
 
 
 def spectrum(x):
@@ -116,12 +127,20 @@ def test_an_unknown_phone_is_refused():
 @pytest.mark.parametrize("vowel", ["i", "e", "ae", "a", "u", "er"])
 @pytest.mark.parametrize("tract", [0.9, 1.15])
 def test_a_vowel_has_the_formants_of_the_table(vowel, tract):
-    """A low voice puts a harmonic every 70 Hz: the strongest one must lie near F1, and near F2 above it."""
-    wave, phones = say(vowel, ms=500, speaker=Speaker(f0=70, f0_range=0, tract=tract, tilt=6000, breathiness=0, jitter=0))
+    """A low voice puts a harmonic every 70 Hz: the strongest one must lie near F1, and near F2
+    above it."""
+    wave, phones = say(
+        vowel,
+        ms=500,
+        speaker=Speaker(f0=70, f0_range=0, tract=tract, tilt=6000, breathiness=0, jitter=0),
+    )
     f, power = spectrum(middle(wave, phones[1]))
     F1, F2 = PHONES[vowel].F1 * tract, PHONES[vowel].F2 * tract
     valley, above = np.sqrt(F1 * F2), F2 + 350
-    found = [f[(f >= lo) & (f < hi)][np.argmax(power[(f >= lo) & (f < hi)])] for lo, hi in ((180, valley), (valley, above))]
+    found = [
+        f[(f >= lo) & (f < hi)][np.argmax(power[(f >= lo) & (f < hi)])]
+        for lo, hi in ((180, valley), (valley, above))
+    ]
     assert abs(found[0] - F1) < 75 and abs(found[1] - F2) < 110, (found, F1, F2)
 
 
@@ -129,13 +148,13 @@ def test_the_voice_has_the_pitch_of_its_speaker():
     for f0 in (90, 220):
         wave, phones = say("a", ms=600, speaker=Speaker(f0=f0, f0_range=0, jitter=0))
         x = middle(wave, phones[1])
-        r = np.correlate(x, x, "full")[len(x) - 1:]
+        r = np.correlate(x, x, "full")[len(x) - 1 :]
         lag = 40 + np.argmax(r[40:400])
-        assert abs(SR / lag / f0 - 1) < 0.15      # declination moves it a little
+        assert abs(SR / lag / f0 - 1) < 0.15  # declination moves it a little
 
 
 def test_pauses_are_much_quieter_than_vowels_in_clean_speech():
-    wave, phones = say("a", "_", "i", ms=290)     # too short for a breath to be drawn
+    wave, phones = say("a", "_", "i", ms=290)  # too short for a breath to be drawn
     rms = [np.sqrt(np.mean(middle(wave, p) ** 2)) for p in phones]
     assert rms[2] < 0.01 * min(rms[1], rms[3])
 
@@ -145,13 +164,16 @@ def test_sibilants_are_ordered_by_their_spectral_centroid():
         wave, phones = say("a", symbol, "a")
         f, power = spectrum(middle(wave, phones[2]))
         return np.sum(f * power) / np.sum(power)
+
     assert centroid("s") > centroid("sh") + 800 > centroid("a") + 1600
 
 
 def test_a_stop_is_a_silence_and_then_a_burst():
     wave, phones = say("a", "t", "a", ms=200)
-    level = lambda a, b: np.sqrt(np.mean(wave[round(a * SR):round(b * SR)] ** 2))
-    assert level(0.45, 0.5) < 0.02 and level(0.516, 0.536) > 0.05        # closure, then release at 0.516 s
+    level = lambda a, b: np.sqrt(np.mean(wave[round(a * SR) : round(b * SR)] ** 2))
+    assert (
+        level(0.45, 0.5) < 0.02 and level(0.516, 0.536) > 0.05
+    )  # closure, then release at 0.516 s
 
 
 def test_the_rounded_vowel_keeps_its_lips_when_the_speaker_changes():

@@ -6,9 +6,9 @@ import pytest
 import autoencoder
 import distill_stage1
 import distill_stage2
-from evaluation import table as evaluate
 import teacher
 import tiny_data
+from evaluation import table as evaluate
 from evaluation import train_metrics
 from tiny_data import FIRST_SEED, SPLITS, VIDEO_FRAMES, build, load, make_video
 from tiny_data.faces import MOTION
@@ -27,17 +27,21 @@ def test_a_built_split_holds_what_the_seeds_say(folder):
     frames, mel, wave, motion, phones = make_video(FIRST_SEED["val"] + 1)
     a, b = videos.starts[1:3]
     np.testing.assert_array_equal(videos.frames[a:b], frames)
-    np.testing.assert_allclose(videos.mel[4 * a:4 * b], mel, atol=1e-3)
+    np.testing.assert_allclose(videos.mel[4 * a : 4 * b], mel, atol=1e-3)
     np.testing.assert_array_equal(videos.motion[a:b], motion)
-    np.testing.assert_array_equal(videos.wave[640 * a:640 * b], wave)
-    assert [tuple(p) for p in videos.phones[1]] == [(s, pytest.approx(x), pytest.approx(y)) for s, x, y in phones]
+    np.testing.assert_array_equal(videos.wave[640 * a : 640 * b], wave)
+    assert [tuple(p) for p in videos.phones[1]] == [
+        (s, pytest.approx(x), pytest.approx(y)) for s, x, y in phones
+    ]
     assert (folder / "val.png").stat().st_size > 1000
 
 
 def test_the_truth_is_the_lips_of_the_phonemes(folder):
     videos = load(folder, "val")
     times = (np.arange(VIDEO_FRAMES) + 0.5) / 25
-    np.testing.assert_allclose(videos.motion[:VIDEO_FRAMES, :3], lips(videos.phones[0], times), atol=1e-5)
+    np.testing.assert_allclose(
+        videos.motion[:VIDEO_FRAMES, :3], lips(videos.phones[0], times), atol=1e-5
+    )
     assert videos.motion.shape[1] == len(MOTION)
 
 
@@ -49,13 +53,14 @@ def test_splits_share_no_seed():
 def test_a_missing_toy_set_is_built_and_then_kept(tmp_path):
     first = load(tmp_path / "new", "test", n_videos=2)
     assert len(first.starts) == 3
-    again = load(tmp_path / "new", "test", n_videos=5)                # it is there: not built anew
+    again = load(tmp_path / "new", "test", n_videos=5)  # it is there: not built anew
     np.testing.assert_array_equal(first.frames, again.frames)
 
 
 def test_a_failed_build_leaves_nothing_half_written(tmp_path, monkeypatch):
     def broken(*args, **kwargs):
         raise OSError("no space left")
+
     monkeypatch.setattr(tiny_data.np, "save", broken)
     with pytest.raises(OSError):
         build(tmp_path / "set", "val", 1)
@@ -63,11 +68,13 @@ def test_a_failed_build_leaves_nothing_half_written(tmp_path, monkeypatch):
 
 
 def test_a_set_that_is_built_again_is_never_half_removed(tmp_path, monkeypatch):
-    build(tmp_path, "val", 1)                                          # two scripts that start side by side both build what is missing
+    build(tmp_path, "val", 1)  # two scripts that start side by side both build what is missing
     remove, complete = shutil.rmtree, []
+
     def spy(path, **how):
         remove(path, **how)
         complete.append((tmp_path / "val" / "phones.json").exists())
+
     monkeypatch.setattr(tiny_data.shutil, "rmtree", spy)
     build(tmp_path, "val", 2)
     assert complete and all(complete) and len(load(tmp_path, "val").starts) == 3
@@ -76,12 +83,20 @@ def test_a_set_that_is_built_again_is_never_half_removed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 9, 10, 25])
 def test_own_clips_are_split_by_clip(tmp_path, monkeypatch, n):
-    clip = lambda i: (f"{i:02d}.mp4", np.full((20, 64, 64, 3), i, np.uint8), np.zeros(640 * 20, np.float32))
-    monkeypatch.setattr(tiny_data, "load_folder", lambda folder, min_frames: [clip(i) for i in range(n)])
+    clip = lambda i: (
+        f"{i:02d}.mp4",
+        np.full((20, 64, 64, 3), i, np.uint8),
+        np.zeros(640 * 20, np.float32),
+    )
+    monkeypatch.setattr(
+        tiny_data, "load_folder", lambda folder, min_frames: [clip(i) for i in range(n)]
+    )
     tiny_data.own_clips.cache_clear()
     (tmp_path / "00.mp4").touch()
     parts = {s: set(np.unique(load(tmp_path, s).frames)) for s in SPLITS}
-    assert all(parts.values()) and (n < 3 or sum(map(len, parts.values())) == n == len(set.union(*parts.values())))
+    assert all(parts.values()) and (
+        n < 3 or sum(map(len, parts.values())) == n == len(set.union(*parts.values()))
+    )
     assert load(tmp_path, "train").motion.shape == (0, len(MOTION))
 
 
@@ -120,5 +135,8 @@ def test_the_scripts_folder_and_an_empty_one_get_the_toy_set(tmp_path, monkeypat
 
 
 def test_every_script_looks_for_the_toy_set_where_it_is_built():
-    defaults = [script.Config().data for script in (autoencoder, teacher, train_metrics, distill_stage1, distill_stage2)] + [evaluate.arguments([]).data]
+    defaults = [
+        script.Config().data
+        for script in (autoencoder, teacher, train_metrics, distill_stage1, distill_stage2)
+    ] + [evaluate.arguments([]).data]
     assert set(defaults) == {str(tiny_data.HOME)}

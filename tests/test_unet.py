@@ -1,20 +1,21 @@
 """The network, and that another can take its place."""
+
 from copy import deepcopy
 from dataclasses import replace
 
 import pytest
+import test_distill_stage1
+import test_distill_stage2
+import test_teacher
 import torch
+from helpers import condition, prepare, small_unet
 from torch import nn
 from torch.testing import assert_close
 
 import distill_stage1
 import distill_stage2
 import teacher
-import test_distill_stage1
-import test_distill_stage2
-import test_teacher
 from common import save_checkpoint
-from helpers import condition, prepare, small_unet
 from latents import cond_map
 from listener import Listener
 from unet import Block, UNet
@@ -26,7 +27,10 @@ def unet():
 
 
 def test_untrained_network_predicts_zero():
-    assert UNet(16)(torch.randn(2, 16, 16, 8, 8), torch.tensor([1.0, 2.0]), condition()).abs().max() == 0
+    assert (
+        UNet(16)(torch.randn(2, 16, 16, 8, 8), torch.tensor([1.0, 2.0]), condition()).abs().max()
+        == 0
+    )
 
 
 @pytest.mark.parametrize("field", ["ref", "audio", "context", "mask"])
@@ -37,7 +41,8 @@ def test_every_condition_reaches_the_output(unet, field):
 
 
 def test_the_sound_of_a_frame_reaches_that_frame_first(unet):
-    """Frame-wise cross-attention: without attention over time, frame 7 hears window 7 and no other."""
+    """Frame-wise cross-attention: without attention over time, frame 7 hears window 7 and no
+    other."""
     model, c = deepcopy(unet), condition(1)
     for block in model.modules():
         if isinstance(block, Block):
@@ -56,8 +61,12 @@ def test_clips_of_a_batch_do_not_mix(unet):
 
 def test_gradient_reaches_every_parameter(unet):
     model = deepcopy(unet)
-    model(torch.randn(1, 16, 16, 8, 8), torch.tensor([500.0]), condition(1, given=4)).square().sum().backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    model(
+        torch.randn(1, 16, 16, 8, 8), torch.tensor([500.0]), condition(1, given=4)
+    ).square().sum().backward()
+    assert [
+        n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ] == []
 
 
 def test_shapes_that_do_not_fit_are_named(unet):
@@ -78,8 +87,10 @@ def test_features_are_the_levels_of_the_first_half_and_the_rest_does_not_touch_t
 
 # ---- another network in its place
 
+
 class DiT(nn.Module):
-    """A transformer over places and frames: every place of every frame is a token (DiT, 2212.09748, much reduced)."""
+    """A transformer over places and frames: every place of every frame is a token (DiT, 2212.09748,
+    much reduced)."""
 
     def __init__(self, channels=16, latent=16, directions=0):
         super().__init__()
@@ -88,23 +99,32 @@ class DiT(nn.Module):
         self.inlet, self.outlet = nn.Linear(3 * latent + 1, c), nn.Linear(c, latent)
         self.time, self.sound = nn.Linear(1, c), nn.Linear(self.audio.size, c)
         self.place = nn.Parameter(0.02 * torch.randn(64, c))
-        self.first, self.second = (nn.TransformerEncoderLayer(c, 2, 2 * c, 0.0, batch_first=True) for _ in range(2))
+        self.first, self.second = (
+            nn.TransformerEncoderLayer(c, 2, 2 * c, 0.0, batch_first=True) for _ in range(2)
+        )
         self.motion = None
 
     def tokens(self, xt, t, cond):
         b, f, c, h, w = xt.shape
         mask = cond.mask[:, :, None, None, None].expand(b, f, 1, h, w)
-        x = torch.cat([xt, cond.ref[:, None].expand_as(xt), cond.context, mask], 2)         # (B, F, 3 C + 1, H, W)
+        x = torch.cat(
+            [xt, cond.ref[:, None].expand_as(xt), cond.context, mask], 2
+        )  # (B, F, 3 C + 1, H, W)
         heard = self.sound(self.audio(cond.audio.flatten(0, 1)).mean(1)).view(b, f, 1, -1)
-        x = self.inlet(x.flatten(3).transpose(2, 3)) + self.place + heard + self.time(t.view(b, 1, 1, 1) / 1000)
-        return self.first(x.flatten(0, 1))                                                  # (B F, H W, c)
+        x = (
+            self.inlet(x.flatten(3).transpose(2, 3))
+            + self.place
+            + heard
+            + self.time(t.view(b, 1, 1, 1) / 1000)
+        )
+        return self.first(x.flatten(0, 1))  # (B F, H W, c)
 
     def features(self, xt, t, cond):
         x = self.tokens(xt, t, cond)
-        return [x.transpose(1, 2).unflatten(2, xt.shape[-2:])]                              # one level: (B F, c, H, W)
+        return [x.transpose(1, 2).unflatten(2, xt.shape[-2:])]  # one level: (B F, c, H, W)
 
     def forward(self, xt, t, cond):
-        x = self.outlet(self.second(self.tokens(xt, t, cond)))                              # (B F, H W, C)
+        x = self.outlet(self.second(self.tokens(xt, t, cond)))  # (B F, H W, C)
         return x.transpose(1, 2).reshape(xt.shape).float()
 
 
@@ -112,9 +132,31 @@ def test_every_stage_trains_with_a_transformer_in_the_unets_place(tmp_path, monk
     monkeypatch.setattr(teacher, "UNet", DiT)
     monkeypatch.chdir(prepare(tmp_path, videos=1))
     short = dict(save_every=9)
-    trained = [teacher.train(teacher.Config(**{**test_teacher.SMALL, "steps": 2, "sound_steps": 0}, out="t", weights="teacher.pt"))]
-    trained += [distill_stage1.train(distill_stage1.Config(**{**test_distill_stage1.SMALL, "steps": 2, "warm_fake": 0} | short, out="1", weights="stage1.pt"))]
-    trained += [distill_stage2.train(distill_stage2.Config(**{**test_distill_stage2.SMALL, "phase_steps": 0} | short, out="2", weights="2.pt"))]
+    trained = [
+        teacher.train(
+            teacher.Config(
+                **{**test_teacher.SMALL, "steps": 2, "sound_steps": 0},
+                out="t",
+                weights="teacher.pt",
+            )
+        )
+    ]
+    trained += [
+        distill_stage1.train(
+            distill_stage1.Config(
+                **{**test_distill_stage1.SMALL, "steps": 2, "warm_fake": 0} | short,
+                out="1",
+                weights="stage1.pt",
+            )
+        )
+    ]
+    trained += [
+        distill_stage2.train(
+            distill_stage2.Config(
+                **{**test_distill_stage2.SMALL, "phase_steps": 0} | short, out="2", weights="2.pt"
+            )
+        )
+    ]
     assert all(isinstance(model, DiT) for model in trained)
     for before, after in zip(trained, trained[1:]):
         assert any((a != b).any() for a, b in zip(before.parameters(), after.parameters()))

@@ -1,11 +1,14 @@
-"""The toy data set: synthetic speech and procedural faces, so that the lip-sync of a generated video is measured exactly.
+"""The toy data set: synthetic speech and procedural faces, so that the lip-sync of a generated
+video is measured exactly.
 
     speech.py   babbled syllables whose phonemes, and so lip shapes, are known at every instant
     faces.py    a portrait drawn from an identity and eleven motion parameters per frame
     clips.py    your own video clips instead (no ground truth, everything else the same)
 
-`python -m tiny_data` builds all splits; load() builds the one it needs. Splits share neither identities nor utterances.
+`python -m tiny_data` builds all splits; load() builds the one it needs. Splits share neither
+identities nor utterances.
 """
+
 import functools
 import json
 import multiprocessing
@@ -23,47 +26,79 @@ from audio_features import FPS, audio_windows, log_mel
 from tiny_data import faces, speech
 from tiny_data.clips import load_folder
 
-SPLITS = {"train": 1080, "val": 48, "test": 96}                      # videos, each of one identity speaking one utterance
-FIRST_SEED = {"train": 0, "val": 1_000_000, "test": 2_000_000}      # disjoint for identities, motions and utterances
-VIDEO_FRAMES = 80                                                   # 3.2 s
-HOME = Path("data/tiny")                                            # where the scripts look for it
+SPLITS = {
+    "train": 1080,
+    "val": 48,
+    "test": 96,
+}  # videos, each of one identity speaking one utterance
+FIRST_SEED = {
+    "train": 0,
+    "val": 1_000_000,
+    "test": 2_000_000,
+}  # disjoint for identities, motions and utterances
+VIDEO_FRAMES = 80  # 3.2 s
+HOME = Path("data/tiny")  # where the scripts look for it
 
 
 class Videos(NamedTuple):
-    """Videos end to end: video i owns frames[starts[i]:starts[i + 1]] and four mel rows for each of them."""
-    frames: np.ndarray   # (N, 64, 64, 3) uint8, 25 fps, N the frames of all videos
-    mel: np.ndarray      # (4 N, 64) log-mel rows, normalised per video
-    starts: np.ndarray   # (videos + 1,)
-    wave: np.ndarray     # (640 N,) float32, 16 kHz
-    motion: np.ndarray   # (N, 11) columns faces.MOTION, or (0, 11) for your own clips
-    phones: list         # per video [(symbol, start s, end s), ...], or [] for your own clips
+    """Videos end to end: video i owns frames[starts[i]:starts[i + 1]] and four mel rows for each of
+    them."""
+
+    frames: np.ndarray  # (N, 64, 64, 3) uint8, 25 fps, N the frames of all videos
+    mel: np.ndarray  # (4 N, 64) log-mel rows, normalised per video
+    starts: np.ndarray  # (videos + 1,)
+    wave: np.ndarray  # (640 N,) float32, 16 kHz
+    motion: np.ndarray  # (N, 11) columns faces.MOTION, or (0, 11) for your own clips
+    phones: list  # per video [(symbol, start s, end s), ...], or [] for your own clips
 
     def windows(self, video, more=0):
-        """What each frame of one video hears: (F + more, W, A) float32, a view; silence follows the video's end."""
+        """What each frame of one video hears: (F + more, W, A) float32, a view; silence follows the
+        video's end."""
         a, b = self.starts[video], self.starts[video + 1]
-        return audio_windows(self.mel[4 * a:4 * b].astype(np.float32), b - a + more)
+        return audio_windows(self.mel[4 * a : 4 * b].astype(np.float32), b - a + more)
 
 
 def make_video(seed, n_frames=VIDEO_FRAMES):
-    """One toy video, all of it determined by the seed -> frames, mel, wave, motion, phones as in Videos."""
+    """One toy video, all of it determined by the seed -> frames, mel, wave, motion, phones as in
+    Videos."""
     wave, phones = speech.speak(seed, n_frames / FPS)
     move = faces.motion(seed, speech.lips(phones, (np.arange(n_frames) + 0.5) / FPS))
     return faces.render(faces.identity(seed), move), log_mel(wave), wave, move, phones
 
 
 def build(folder, split, n_videos=None, seed=0):
-    """Make one split in folder/split, in parallel, and a contact sheet beside it. Atomic: a stopped build leaves nothing."""
+    """Make one split in folder/split, in parallel, and a contact sheet beside it. Atomic: a stopped
+    build leaves nothing."""
     folder, n = Path(folder), n_videos or SPLITS[split]
     if (folder / split).exists() and not (folder / split / "phones.json").exists():
-        raise ValueError(f"{folder / split} exists and is no toy set: it is left alone, name another folder")
+        raise ValueError(
+            f"{folder / split} exists and is no toy set: it is left alone, name another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [seed * 10_000_000 + FIRST_SEED[split] + i for i in range(n)]
-    with multiprocessing.Pool(initializer=signal.signal, initargs=(signal.SIGTERM, signal.SIG_DFL)) as pool:    # not the script's: a worker
+    with multiprocessing.Pool(
+        initializer=signal.signal, initargs=(signal.SIGTERM, signal.SIG_DFL)
+    ) as pool:  # not the script's: a worker
         # that turns the pool's SIGTERM into an exception may never end
-        made = list(tqdm(pool.imap(make_video, seeds, chunksize=4), total=n, desc=f"toy data, {split}", unit="video"))
+        made = list(
+            tqdm(
+                pool.imap(make_video, seeds, chunksize=4),
+                total=n,
+                desc=f"toy data, {split}",
+                unit="video",
+            )
+        )
     frames, mel, wave, motion, phones = zip(*made)
     starts = np.arange(n + 1) * VIDEO_FRAMES
-    save(folder / split, Videos(*(np.concatenate(a) for a in (frames, mel)), starts, *(np.concatenate(a) for a in (wave, motion)), phones))
+    save(
+        folder / split,
+        Videos(
+            *(np.concatenate(a) for a in (frames, mel)),
+            starts,
+            *(np.concatenate(a) for a in (wave, motion)),
+            phones,
+        ),
+    )
     contact_sheet(folder / f"{split}.png", [f[::5][:12] for f in frames[:8]])
 
 
@@ -76,9 +111,13 @@ def save(folder, videos):
             if name == "phones":
                 (temporary / "phones.json").write_text(json.dumps(value))
             else:
-                np.save(temporary / f"{name}.npy", value.astype(np.float16) if name == "mel" else value)
+                np.save(
+                    temporary / f"{name}.npy", value.astype(np.float16) if name == "mel" else value
+                )
         if folder.exists():
-            os.replace(folder, old)                                # at once, not file by file: another script may have just built it, and read it now
+            os.replace(
+                folder, old
+            )  # at once, not file by file: another script may have just built it, and read it now
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -87,25 +126,34 @@ def save(folder, videos):
 
 @functools.lru_cache(maxsize=1)
 def own_clips(folder):
-    """All clips of a folder that can be read, decoded once for all splits: [(name, frames, wave), ...]."""
+    """All clips of a folder that can be read, decoded once for all splits: [(name, frames, wave),
+    ...]."""
     return load_folder(folder, 1)
 
 
 def load(data, split, n_videos=0, min_frames=20):
-    """The split "train", "val" or "test" of `data`: the toy set's folder, or a folder of your own video clips.
+    """The split "train", "val" or "test" of `data`: the toy set's folder, or a folder of your own
+    video clips.
 
-    A toy set that is missing is built: HOME, an empty folder, or one of n_videos videos a split (0: the usual number).
-    Your own clips are split by clip, in the order of their names: the last tenth is "test", the tenth before it "val"; with
-    fewer than three clips, splits overlap. Clips shorter than min_frames are skipped, with a printed line, after the split:
-    every script holds out the same clips, however long it wants them.
-    Raises ValueError with one line when the folder is not there or holds neither, or a split no clip that is long enough.
+    A toy set that is missing is built: HOME, an empty folder, or one of n_videos videos a split (0:
+    the usual number). Your own clips are split by clip, in the order of their names: the last tenth
+    is "test", the tenth before it "val"; with fewer than three clips, splits overlap. Clips shorter
+    than min_frames are skipped, with a printed line, after the split: every script holds out the
+    same clips, however long it wants them. Raises ValueError with one line when the folder is not
+    there or holds neither, or a split no clip that is long enough.
     """
-    if data == "":                                                            # Path("") is the folder that one happens to be in
+    if data == "":  # Path("") is the folder that one happens to be in
         raise ValueError("--data is empty: name a folder")
     data = Path(data)
-    if not data.exists() and data != HOME and not n_videos:            # a mistyped name
-        raise ValueError(f"no folder {str(data)!r}: name one of video clips, or make the toy set there (python -m tiny_data --out {data})")
-    if not data.is_file() and (not data.exists() or any((data / s / "phones.json").exists() for s in SPLITS) or not any(data.iterdir())):
+    if not data.exists() and data != HOME and not n_videos:  # a mistyped name
+        raise ValueError(
+            f"no folder {str(data)!r}: name one of video clips, or make the toy set there (python -m tiny_data --out {data})"
+        )
+    if not data.is_file() and (
+        not data.exists()
+        or any((data / s / "phones.json").exists() for s in SPLITS)
+        or not any(data.iterdir())
+    ):
         if not (data / split / "phones.json").exists():
             print(f"no data in {data / split}: building the toy set there")
             build(data, split, n_videos)
@@ -113,17 +161,28 @@ def load(data, split, n_videos=0, min_frames=20):
         return Videos(**arrays, phones=json.loads((data / split / "phones.json").read_text()))
     clips = own_clips(str(data))
     k = max(1, len(clips) // 10)
-    part = {"train": clips[:-2 * k], "val": clips[-2 * k:-k], "test": clips[-k:]}[split] or clips
+    part = {"train": clips[: -2 * k], "val": clips[-2 * k : -k], "test": clips[-k:]}[split] or clips
     for name, frames, _ in part:
         if len(frames) < min_frames:
-            print(f"skipped {name}: {len(frames)} frames of picture with sound, needs {min_frames} ({min_frames / FPS:.2f} s)")
+            print(
+                f"skipped {name}: {len(frames)} frames of picture with sound, needs {min_frames} ({min_frames / FPS:.2f} s)"
+            )
     part = [clip for clip in part if len(clip[1]) >= min_frames]
     if not part:
-        raise ValueError(f"no clip of {str(data)!r} for {split} has {min_frames} frames ({min_frames / FPS:.2f} s): add longer ones")
+        raise ValueError(
+            f"no clip of {str(data)!r} for {split} has {min_frames} frames ({min_frames / FPS:.2f} s): add longer ones"
+        )
     _, frames, waves = zip(*part)
     starts = np.cumsum([0] + [len(f) for f in frames])
     mels = [log_mel(w) for w in waves]
-    return Videos(np.concatenate(frames), np.concatenate(mels), starts, np.concatenate(waves), np.zeros((0, len(faces.MOTION)), np.float32), [])
+    return Videos(
+        np.concatenate(frames),
+        np.concatenate(mels),
+        starts,
+        np.concatenate(waves),
+        np.zeros((0, len(faces.MOTION)), np.float32),
+        [],
+    )
 
 
 def contact_sheet(path, rows, scale=2):

@@ -1,4 +1,6 @@
-"""python -m tiny_data [--out data/tiny] [--seed 0]: build the toy data set's three splits and their contact sheets."""
+"""python -m tiny_data [--out data/tiny] [--seed 0]: build the toy data set's three splits and their
+contact sheets."""
+
 import argparse
 
 from common import one_line_errors
@@ -8,15 +10,21 @@ from tiny_data import HOME, SPLITS, VIDEO_FRAMES, build
 def main():
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tiny_data")
     parser.add_argument("--out", default=HOME, help="folder to write (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other people saying other things")
-    parser.add_argument("--videos", type=int, help="videos per split, for a small set (default: 1080 / 48 / 96)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed gives other people saying other things"
+    )
+    parser.add_argument(
+        "--videos", type=int, help="videos per split, for a small set (default: 1080 / 48 / 96)"
+    )
     args = parser.parse_args()
     if args.seed < 0 or (args.videos is not None and args.videos < 1):
         parser.error("--seed must be >= 0 and --videos >= 1")
     with one_line_errors():
         for split in SPLITS:
             build(args.out, split, args.videos, args.seed)
-    print(f"wrote {args.out}: {sum(SPLITS.values()) if args.videos is None else 3 * args.videos} videos of {VIDEO_FRAMES} frames; look at {args.out}/train.png")
+    print(
+        f"wrote {args.out}: {sum(SPLITS.values()) if args.videos is None else 3 * args.videos} videos of {VIDEO_FRAMES} frames; look at {args.out}/train.png"
+    )
 
 
 if __name__ == "__main__":

@@ -1,25 +1,47 @@
-"""Your own clips: a folder of talking-head videos with sound -> frames and waves like those of the toy data.
+"""Your own clips: a folder of talking-head videos with sound -> frames and waves like those of the
+toy data.
 
-    folder/*.mp4, mov, mkv, webm, avi ...  ->  25 fps, middle square, 64x64  +  16 kHz mono, cut to the same length
+    folder/*.mp4, mov, mkv, webm, avi ...  ->  25 fps, middle square, 64x64  +  16 kHz mono, cut to
+    the same length
 
-Five minutes of one steady, frontal face is enough to see the method work; the crop does not look for the face.
+Five minutes of one steady, frontal face is enough to see the method work; the crop does not look
+for the face.
 """
+
 import os
 
 from audio_features import FPS, FRAME
 from media import load_audio, load_frames
 
-VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv")
+VIDEO_EXTENSIONS = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ts",
+    ".3gp",
+    ".ogv",
+)
 
 
 def load_folder(folder, min_frames=20, size=64):
-    """A folder of videos -> list of (name, frames (F, size, size, 3) uint8, wave (640 F,) float32 at 16 kHz), sorted by name.
+    """A folder of videos -> list of (name, frames (F, size, size, 3) uint8, wave (640 F,) float32
+    at 16 kHz), sorted by name.
 
-    Frames and sound are cut to the shorter of the two, in whole frames, so audio_windows(wave) has F windows. A clip that
-    has no sound, cannot be read or is shorter than min_frames is left out, with a printed line that says why; files that are
-    not videos are ignored. Raises ValueError, one line: missing, not a folder, no usable clip in it."""
+    Frames and sound are cut to the shorter of the two, in whole frames, so audio_windows(wave) has
+    F windows. A clip that has no sound, cannot be read or is shorter than min_frames is left out,
+    with a printed line that says why; files that are not videos are ignored. Raises ValueError, one
+    line: missing, not a folder, no usable clip in it."""
     if not os.path.isdir(folder):
-        raise ValueError(f"{os.fspath(folder)!r} is not a folder: give the folder that holds your videos")
+        raise ValueError(
+            f"{os.fspath(folder)!r} is not a folder: give the folder that holds your videos"
+        )
     clips = []
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
@@ -29,11 +51,15 @@ def load_folder(folder, min_frames=20, size=64):
             frames, wave = load_frames(path, size), load_audio(path)
             count = min(len(frames), len(wave) // FRAME)
             if count < min_frames:
-                raise ValueError(f"{count} frames of picture with sound, needs {min_frames} ({min_frames / FPS:.2f} s)")
-            clips.append((name, frames[:count].copy(), wave[:count * FRAME]))
+                raise ValueError(
+                    f"{count} frames of picture with sound, needs {min_frames} ({min_frames / FPS:.2f} s)"
+                )
+            clips.append((name, frames[:count].copy(), wave[: count * FRAME]))
         except ValueError as error:
             print(f"skipped {name}: {error}")
     if not clips:
-        raise ValueError(f"{os.fspath(folder)!r} holds no usable clip: put videos with sound "
-                         f"({' '.join(VIDEO_EXTENSIONS[:6])} ...) of at least {min_frames} frames in it")
+        raise ValueError(
+            f"{os.fspath(folder)!r} holds no usable clip: put videos with sound "
+            f"({' '.join(VIDEO_EXTENSIONS[:6])} ...) of at least {min_frames} frames in it"
+        )
     return clips
