@@ -45,10 +45,14 @@ def mel_filters():
     Compared with librosa 0.11.0, same settings: filters (its defaults htk=False, norm="slaney")
     differ by at most 1.1e-16; mel_power of white noise, up to 3.5, from
     melspectrogram(center=False) on the same frames by at most 1.5e-14."""
-    hz_of = lambda mel: np.where(
-        mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * math.log(6.4) / 27)
-    )
-    mel_of = lambda hz: hz * 3 / 200 if hz < 1000 else 15 + math.log(hz / 1000) * 27 / math.log(6.4)
+
+    def hz_of(mel):
+        high = 1000 * np.exp((mel - 15) * math.log(6.4) / 27)
+        return np.where(mel < 15, mel * 200 / 3, high)
+
+    def mel_of(hz):
+        return hz * 3 / 200 if hz < 1000 else 15 + math.log(hz / 1000) * 27 / math.log(6.4)
+
     edges = hz_of(np.linspace(mel_of(FMIN), mel_of(FMAX), N_MELS + 2))[:, None]  # (N_MELS + 2, 1)
     f = np.arange(N_FFT // 2 + 1) * SR / N_FFT  # (257,)
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
@@ -98,7 +102,8 @@ def log_mel(wave):
     wave = np.asarray(wave)
     if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
         raise ValueError(
-            f"log_mel needs a mono wave (n,) with n > 0 finite samples at 16 kHz, got shape {wave.shape}"
+            "log_mel needs a mono wave (n,) with n > 0 finite samples at 16 kHz, got shape "
+            f"{wave.shape}"
         )
     power = mel_power(wave)
     db = 10 * np.log10(np.maximum(power / speech_level(power) ** 2, 1e-10))

@@ -267,7 +267,8 @@ def train(cfg, resume=False):
     ema = deepcopy(model).requires_grad_(False)
     print(
         f"encoder {sum(p.numel() for p in model.encoder.parameters()) / 1e6:.2f} M, decoder "
-        f"{sum(p.numel() for p in model.decoder.parameters()) / 1e6:.2f} M parameters, {len(frames)} frames, {device}"
+        f"{sum(p.numel() for p in model.decoder.parameters()) / 1e6:.2f} M parameters, "
+        f"{len(frames)} frames, {device}"
     )
 
     # 4 optimiser
@@ -290,7 +291,8 @@ def train(cfg, resume=False):
             model.load_state_dict(ema.state_dict())
             optimiser.state.clear()
         if alone:  # batch
-            # neighbours; one pair in 80 is the last frame of a video and the first of the next: a change like any other
+            # neighbours; one pair in 80 is the last frame of a video and the first of the next: a
+            # change like any other
             first = torch.randint(len(frames) - 1, (cfg.batch // 2, 1), generator=generator)
             picked = (first + torch.arange(2)).flatten()
         else:

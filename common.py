@@ -118,7 +118,8 @@ def check_finite(step, **terms):
     for name, value in terms.items():
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"{name} is {value} at step {step}; go back to a checkpoint with --resume and a smaller learning rate"
+                f"{name} is {value} at step {step}; go back to a checkpoint with --resume and a "
+                "smaller learning rate"
             )
 
 
@@ -219,11 +220,13 @@ def same_run(cfg, saved, path):
             f"{path} was made by another version of the code: start again, or give another --out"
         )
     if other := [k for k, v in given.items() if saved[k] != v]:
-        option = lambda k: (
-            ("--no-" if saved[k] is False else "--")
-            + k.replace("_", "-")
-            + ("" if isinstance(saved[k], bool) else f" {saved[k]}")
-        )
+
+        def option(k):
+            name = k.replace("_", "-")
+            if isinstance(saved[k], bool):
+                return f"--{name}" if saved[k] else f"--no-{name}"
+            return f"--{name} {saved[k]}"
+
         raise ValueError(
             f"{path} was made with {', '.join(map(option, other))}: give the same, or another --out"
         )
@@ -246,7 +249,8 @@ def resume_training(cfg, kind, generator, **parts):
             part.load_state_dict(saved[name])
     except (RuntimeError, KeyError, ValueError):  # ValueError: an optimiser with other groups
         raise ValueError(
-            f"{cfg.out}/last.pt does not fit this version of the code: start again, or give another --out"
+            f"{cfg.out}/last.pt does not fit this version of the code: start again, or give "
+            "another --out"
         ) from None
     generator.set_state(saved["random"])
     return saved["step"]

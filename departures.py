@@ -32,7 +32,8 @@ class Noise(NamedTuple):
 
 PLAIN = Noise()
 NOISE = {  # whose noise it is -> by recipe
-    # x_T of the teacher's sampler, and the noise in which stage 1 compares the scores: both ask the teacher,
+    # x_T of the teacher's sampler, and the noise in which stage 1 compares the scores: both ask the
+    # teacher,
     # which was trained with independent noise. ...
     "teacher": dict(plain=PLAIN, toy=Noise(smooth=0.8, mouth=0.0)),
     # every ε of a student's sampler, in training and in use

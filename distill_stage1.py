@@ -238,7 +238,8 @@ def train(cfg, resume=False):
             row["g"] = g.abs().mean().item()
             update_ema(ema, student, updates, EMA)  # ema
 
-        # the fake score's steps, after the student's: had it just been trained on these very samples, it
+        # the fake score's steps, after the student's: had it just been trained on these very
+        # samples, it
         # would know them by heart and g would be biased
         for _ in range(cfg.fake_updates):
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):

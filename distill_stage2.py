@@ -287,7 +287,8 @@ def train(cfg, resume=False):
     reference, made = load_stage1(cfg.student, device)
     if made.get("target_steps", 4) != 4:
         raise ValueError(
-            f"{cfg.student} is a student of {made['target_steps']} steps: stage 2 starts from one of 4"
+            f"{cfg.student} is a student of {made['target_steps']} steps: stage 2 starts from one "
+            "of 4"
         )
     cfg, network = with_recipe(cfg, made), network_of(made)
     clips, held_out, judge = load_data(cfg, network["frames"], autoencoder, device)
@@ -339,7 +340,8 @@ def train(cfg, resume=False):
                 )  # gradient through the last step only
             x_ref = reference_sampler(cond, fresh)
 
-        # the discriminator's step. In the same noise real and false clips overlap; context stays clean
+        # the discriminator's step. In the same noise real and false clips overlap; context stays
+        # clean
         t, eps = cfg.disc_noise * T * uniform(), fresh()
         xt_real, xt_ref = (hold_context(add_noise(x, eps, t), cond) for x in (x0, x_ref))
         xt_fake = hold_context(add_noise(x0_hat, eps, t), cond)

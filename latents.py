@@ -147,17 +147,22 @@ def preview(clips, count=3):
     return x0, Cond(ref, audio, torch.zeros_like(x0), torch.zeros(x0.shape[:2], device=x0.device))
 
 
+def preview_noise(x0):
+    """-> noise() that draws ε like x0: not from the training's generator, so looking changes
+    nothing, and the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda: torch.randn(x0.shape, generator=generator).to(x0.device)
+
+
 def contact_sheet(path, samplers, clips, autoencoder):
     """A PNG: for three held-out portraits, one row for each sampler(cond, noise) -> x0, then the
     truth. Own noise, always the same."""
     x0, cond = preview(clips)
     rows = []
     for sampler in samplers:
-        generator = torch.Generator().manual_seed(0)  # not the training's: looking changes nothing
+        noise = preview_noise(x0)
         with torch.no_grad():
-            rows.append(
-                sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device))
-            )
+            rows.append(sampler(cond, noise))
     tiny_data.contact_sheet(
         path, [to_uint8(autoencoder.decode(x[i])) for i in range(len(x0)) for x in (*rows, x0)]
     )

@@ -129,17 +129,20 @@ def load_audio(path):
     wave, energy = decode(path)
     if not np.isfinite(energy).all():
         raise ValueError(
-            f"{path!r} contains NaN or infinite samples: export it again, for example as a 16-bit wav"
+            f"{path!r} contains NaN or infinite samples: export it again, for example as a 16-bit "
+            "wav"
         )
     if energy[-1] < 0.1 * energy.max():
         wave, _ = decode(path, int(energy.argmax()))
     if len(wave) < FRAME:
         raise ValueError(
-            f"{path!r} holds {len(wave)} samples at 16 kHz: one video frame needs {FRAME} ({1 / FPS} s)"
+            f"{path!r} holds {len(wave)} samples at 16 kHz: one video frame needs {FRAME} "
+            f"({1 / FPS} s)"
         )
     if (peak := np.abs(wave).max()) > 8:  # clipping at 1 would turn the video's sound into noise
         raise ValueError(
-            f"{path!r} has samples up to {peak:.0f}, but full scale is 1: divide them, for example by 32768"
+            f"{path!r} has samples up to {peak:.0f}, but full scale is 1: divide them, for "
+            "example by 32768"
         )
     return wave
 
@@ -172,7 +175,8 @@ def load_portrait(path):
     square. Raises ValueError."""
     if not os.path.isfile(path):
         raise ValueError(
-            f"{path!r} {'is a directory' if os.path.isdir(path) else 'does not exist'}: --image wants an image file"
+            f"{path!r} {'is a directory' if os.path.isdir(path) else 'does not exist'}: --image "
+            "wants an image file"
         )
     try:
         with Image.open(path) as file:
@@ -188,7 +192,8 @@ def load_portrait(path):
         ) from None
     if min(image.size) < SIZE:
         raise ValueError(
-            f"{path!r} is {image.width} x {image.height} pixels: at least {SIZE} x {SIZE} are needed"
+            f"{path!r} is {image.width} x {image.height} pixels: at least {SIZE} x {SIZE} are "
+            "needed"
         )
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return np.asarray(ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS))
@@ -278,7 +283,8 @@ def write_video(path, chunks, n_frames, size, audio):
         lines = log.read().decode("utf-8", "replace").split("\n")
     if ffmpeg.returncode:
         raise ValueError(
-            f"ffmpeg failed to write the video ({next(filter(None, lines), 'it was stopped').strip()})"
+            "ffmpeg failed to write the video "
+            f"({next(filter(None, lines), 'it was stopped').strip()})"
         )
 
 
@@ -291,7 +297,8 @@ def finished_file(path, inputs, suffixes):
         raise ValueError(f"--out {str(path)!r} must end in {', '.join(suffixes)}")
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(
-            f"--out {str(path)!r} {'is a directory' if path.is_dir() else 'lies in a folder that does not exist'}"
+            f"--out {str(path)!r} "
+            f"{'is a directory' if path.is_dir() else 'lies in a folder that does not exist'}"
         )
     if any(f and path.exists() and os.path.exists(f) and path.samefile(f) for f in inputs):
         raise ValueError(f"--out {str(path)!r} would replace the file that is to be read")

@@ -97,7 +97,8 @@ def generate_latents(sampler, ref, windows, n_frames, generator):
         x = sampler(Cond(ref, torch.from_numpy(audio).to(ref.device), context, mask), noise)
         if not torch.isfinite(x).all():
             raise FloatingPointError(
-                f"the network's answer for frame {done} is not finite: less guidance, or other weights"
+                f"the network's answer for frame {done} is not finite: less guidance, or other "
+                "weights"
             )
         yield x[:, given:][:, : n_frames - done]
         done += CHUNK - given
@@ -239,7 +240,8 @@ def parse_args(argv):
     parser.add_argument(
         "--model",
         choices=MODELS,
-        help="which network speaks: 120, 4 or 1 evaluations a chunk (default: stage2, the one-step student)",
+        help="which network speaks: 120, 4 or 1 evaluations a chunk (default: stage2, the "
+        "one-step student)",
     )
     parser.add_argument(
         "--compare",
@@ -282,7 +284,8 @@ def parse_args(argv):
         type=even,
         default=256,
         metavar="PIXELS",
-        help="of the picture: 64 are made and enlarged, since video halves colour's resolution (default: 256)",
+        help="of the picture: 64 are made and enlarged, since video halves colour's resolution "
+        "(default: 256)",
     )
     parser.add_argument(
         "--upscale",
@@ -306,7 +309,8 @@ def load_to_sample(loader, path, device, bf16=False):
     model, config = loader(path, device)
     if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
         raise ValueError(
-            f"these weights were trained with --frames {config['frames']} --context {config['context']}; sampling wants {CHUNK} and {CONTEXT}"
+            f"these weights were trained with --frames {config['frames']} --context "
+            f"{config['context']}; sampling wants {CHUNK} and {CONTEXT}"
         )
     for layer in model.modules() if bf16 else ():
         if isinstance(layer, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)):
@@ -352,7 +356,8 @@ def main(argv=None):
                 for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio)
             ):
                 raise ValueError(
-                    "--compare shows every model as it is: leave --model, --weights, --steps and --guidance-... out"
+                    "--compare shows every model as it is: leave --model, --weights, --steps and "
+                    "--guidance-... out"
                 )
             names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
             if not names:
@@ -400,7 +405,9 @@ def main(argv=None):
                             if line is None:  # times of the first chunk
                                 line = caption(
                                     [
-                                        f"{name}: {sum(calls)} evaluation{'s' * (sum(calls) > 1)}, {1000 * own['denoising'] / len(parts[0]):.3g} ms a frame"
+                                        f"{name}: {sum(calls)} "
+                                        f"evaluation{'s' * (sum(calls) > 1)}, "
+                                        f"{1000 * own['denoising'] / len(parts[0]):.3g} ms a frame"
                                         for name, calls, _, own in runs
                                     ],
                                     args.size,
@@ -417,15 +424,19 @@ def main(argv=None):
             sampling = time.perf_counter() - start
         chunks = 1 + max(0, math.ceil((n_frames - CHUNK) / (CHUNK - CONTEXT)))
         print(
-            f"{args.out}: {duration:.2f} s of sound, {n_frames} frames | features {seconds['features']:.2f} s"
+            f"{args.out}: {duration:.2f} s of sound, {n_frames} frames | features "
+            f"{seconds['features']:.2f} s"
         )
         for name, calls, _, own in runs:
             print(
-                f"{name}: {sum(calls) // chunks} evaluations a chunk, {sum(calls)} in all | denoising {own['denoising']:.2f} s, decoding {own['decoding']:.2f} s"
+                f"{name}: {sum(calls) // chunks} evaluations a chunk, {sum(calls)} in all | "
+                f"denoising {own['denoising']:.2f} s, decoding {own['decoding']:.2f} s"
             )
         making = sum(own["denoising"] + own["decoding"] for *_, own in runs)
         print(
-            f"writing {sampling - making:.2f} s | first chunk after {seconds['features'] + seconds['first']:.2f} s | {duration / (sampling + seconds['features']):.2f} x real time"
+            f"writing {sampling - making:.2f} s | first chunk after "
+            f"{seconds['features'] + seconds['first']:.2f} s | "
+            f"{duration / (sampling + seconds['features']):.2f} x real time"
         )
 
 

@@ -19,7 +19,7 @@ from common import check_finite
 from departures import check_recipe, noise_source
 from diffusion import add_noise, trailing_timesteps, x0_from_v
 from evaluation import metrics
-from latents import load_clips, preview
+from latents import load_clips, preview, preview_noise
 from listener import Listener
 from teacher import hold_context
 
@@ -44,7 +44,8 @@ def rollout(student, cond, noise, taus):
         t = torch.as_tensor(tau, dtype=torch.float32, device=xt.device).expand(len(xt))
         last = i + 1 == len(taus)
         if last:
-            # older torch keeps weights that were cast without gradient, and would then train none of them
+            # older torch keeps weights that were cast without gradient, and would then train none
+            # of them
             torch.clear_autocast_cache()
         with torch.set_grad_enabled(last and torch.is_grad_enabled()):
             x0_hat = hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
@@ -143,8 +144,7 @@ def quick_eval(sampler, clips, autoencoder, reader, motion):
     levels of 255.
     """
     x0, cond = preview(clips, 16)
-    generator = torch.Generator().manual_seed(0)
-    x = sampler(cond, lambda: torch.randn(x0.shape, generator=generator).to(x0.device))
+    x = sampler(cond, preview_noise(x0))
     frames, true_frames = (autoencoder.decode(z.flatten(0, 1)) for z in (x, x0))
     read, true = (
         reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in (frames, true_frames)

@@ -185,7 +185,8 @@ def train(cfg, resume=False):
     check_recipe(cfg.recipe)
     if not cfg.context < cfg.frames <= 64 or cfg.frames % 4 or cfg.context % 4:
         raise ValueError(
-            f"--context must be below --frames, that at most 64, and both multiples of 4, got {cfg.context} and {cfg.frames}"
+            "--context must be below --frames, that at most 64, and both multiples of 4, got "
+            f"{cfg.context} and {cfg.frames}"
         )
 
     # 1 seed and device
@@ -202,7 +203,8 @@ def train(cfg, resume=False):
     model = UNet(cfg.channels).to(device, memory_format=torch.channels_last)
     if not resume and videos.phones and cfg.sound_steps:
         print(
-            f"phones named right by the sound's tokens: {pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device):.1%}"
+            "phones named right by the sound's tokens: "
+            f"{pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device):.1%}"
         )
     if (
         videos.phones and cfg.sound_steps
@@ -216,7 +218,8 @@ def train(cfg, resume=False):
         teacher_sampler(ema, cfg.recipe, steps=1, s_ref=1, s_audio=1),
     ]
     print(
-        f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(clips.latents)} frames, {device}"
+        f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
+        f"{len(clips.latents)} frames, {device}"
     )
 
     # 4 optimiser

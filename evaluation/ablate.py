@@ -189,12 +189,14 @@ def main(argv=None):
         "--budget",
         type=float,
         default=1.0,
-        help="share of distill_stage2.py's updates in phase 1, for a quick look; the phases before it are whole (default: %(default)s)",
+        help="share of distill_stage2.py's updates in phase 1, for a quick look; the phases "
+        "before it are whole (default: %(default)s)",
     )
     parser.add_argument(
         "--options",
         default="",
-        help='of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and what the variant itself changes), such as "--last-steps 200"',
+        help="of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and "
+        'what the variant itself changes), such as "--last-steps 200"',
     )
     parser.add_argument(
         "--clips", type=int, default=96, help="held-out clips of 28 frames (default: %(default)s)"

@@ -35,7 +35,7 @@ DISORDER = (
 )  # kinds, which the clip features are taught
 
 
-# ---------------------------------------------------------------- the measures: NumPy in, numbers out
+# ---------------------------------------- the measures: NumPy in, numbers out
 
 
 def frechet_distance(mu1, cov1, mu2, cov2):
@@ -48,7 +48,8 @@ def frechet_distance(mu1, cov1, mu2, cov2):
     mu1, cov1, mu2, cov2 = (np.asarray(a, np.float64) for a in (mu1, cov1, mu2, cov2))
     if mu1.shape != mu2.shape or cov1.shape != cov2.shape or cov1.shape != 2 * mu1.shape:
         raise ValueError(
-            f"two means (D,) and covariances (D, D) are wanted, got {mu1.shape} {cov1.shape} {mu2.shape} {cov2.shape}"
+            f"two means (D,) and covariances (D, D) are wanted, got {mu1.shape} {cov1.shape} "
+            f"{mu2.shape} {cov2.shape}"
         )
     w, u = np.linalg.eigh(cov1)
     root = (u * np.sqrt(np.clip(w, 0, None))) @ u.T
@@ -61,7 +62,8 @@ def frechet_of_samples(a, b):
     ValueError for sets of one: they have no covariance."""
     if min(len(a), len(b)) < 2:
         raise ValueError(
-            "a Fréchet distance wants two clips or more on either side: give more --clips or --frames"
+            "a Fréchet distance wants two clips or more on either side: give more --clips or "
+            "--frames"
         )
     return frechet_distance(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
 
@@ -112,7 +114,10 @@ def lip_rates(jaw, closed, opened, closed_below=0.15, open_above=0.35):
     """Share of the frames marked `closed` (m b p) in which jaw < 0.15, and of those marked `opened`
     (open vowels) in which it is > 0.35. All (V, F), the marks bool -> two numbers, nan where
     nothing is marked."""
-    rate = lambda hit, mark: float(hit[mark].mean()) if mark.any() else float("nan")
+
+    def rate(hit, mark):
+        return float(hit[mark].mean()) if mark.any() else float("nan")
+
     return rate(jaw < closed_below, closed), rate(jaw > open_above, opened)
 
 
@@ -178,7 +183,10 @@ class Residual(nn.Module):
 
     def __init__(self, c):
         super().__init__()
-        layer = lambda: [nn.BatchNorm2d(c), nn.SiLU(), nn.Conv2d(c, c, 3, padding=1)]
+
+        def layer():
+            return [nn.BatchNorm2d(c), nn.SiLU(), nn.Conv2d(c, c, 3, padding=1)]
+
         self.body = nn.Sequential(*layer(), *layer())
 
     def forward(self, x):
@@ -195,7 +203,10 @@ class Reader(nn.Module):
 
     def __init__(self, c=32):
         super().__init__()
-        stage = lambda c: [Residual(c), nn.BatchNorm2d(c), nn.SiLU()]
+
+        def stage(c):
+            return [Residual(c), nn.BatchNorm2d(c), nn.SiLU()]
+
         self.layers = nn.Sequential(
             nn.PixelUnshuffle(2),
             nn.Conv2d(12, c, 3, padding=1),
@@ -315,7 +326,8 @@ class Sync(nn.Module):
         whose middles are frames 2 ... F-3."""
         if frames.shape[:2] != windows.shape[:2] or frames.shape[1] < 5:
             raise ValueError(
-                f"five frames or more and one sound window each are wanted, got {tuple(frames.shape)} and {tuple(windows.shape)}"
+                "five frames or more and one sound window each are wanted, got "
+                f"{tuple(frames.shape)} and {tuple(windows.shape)}"
             )
         n = len(frames)
         v = self.mouth(frames[..., 28:60, 12:52].flatten(0, 1)).unflatten(0, (n, -1))
@@ -339,7 +351,8 @@ def load_metrics(path="checkpoints/metrics.pt", device="cpu"):
             nets[name].load_state_dict({k: v.float() for k, v in saved[name].items()})
         except (RuntimeError, AttributeError):
             raise ValueError(
-                f"{path} does not fit this version of the code: train it again (python -m evaluation.train_metrics) or name another file"
+                f"{path} does not fit this version of the code: train it again (python -m "
+                "evaluation.train_metrics) or name another file"
             ) from None
         nets[name].eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return nets
@@ -350,7 +363,8 @@ def load_reader(path="checkpoints/metrics.pt", device="cpu"):
     nets = load_metrics(path, device)
     if "reader" not in nets:
         raise ValueError(
-            f"{path} holds no reader of lips, as it was made on your own clips: train it on toy faces (python -m evaluation.train_metrics)"
+            f"{path} holds no reader of lips, as it was made on your own clips: train it on toy "
+            "faces (python -m evaluation.train_metrics)"
         )
     return nets["reader"]
 

@@ -55,7 +55,8 @@ def read_phones(path):
             ]
     except (KeyError, TypeError, ValueError, csv.Error):
         raise ValueError(
-            f"{path} is no table of phones: columns start_s, end_s and phone, tabs between, are wanted"
+            f"{path} is no table of phones: columns start_s, end_s and phone, tabs between, are "
+            "wanted"
         ) from None
     if not rows or any(not 0 <= a <= b < math.inf for a, b, _ in rows):
         raise ValueError(f"{path} holds no phones, or some that end before they start")
@@ -76,7 +77,8 @@ def phone_sheet(args):
         mel
     ) / ROWS / FPS + 1:  # in milliseconds, or another sound's
         raise ValueError(
-            f"{args.phones} ends at {end:g} s, the sound at {len(mel) / ROWS / FPS:.2f} s: the table of this sound, in seconds, is wanted"
+            f"{args.phones} ends at {end:g} s, the sound at {len(mel) / ROWS / FPS:.2f} s: the "
+            "table of this sound, in seconds, is wanted"
         )
     autoencoder, reader = (
         load_autoencoder(folder / "autoencoder.pt", device),
@@ -90,7 +92,8 @@ def phone_sheet(args):
     ]  # here it would hear the right one
     if len(found) < len(wanted):
         raise ValueError(
-            f"no model {', '.join(sorted(wanted - {n for n, _ in found}))}: a model needs its checkpoint in {folder}"
+            f"no model {', '.join(sorted(wanted - {n for n, _ in found}))}: a model needs its "
+            f"checkpoint in {folder}"
         )
     lines, strips = (
         [

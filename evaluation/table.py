@@ -46,11 +46,13 @@ FIXED = ("autoencoder", "blurred", "frozen", "still")  # rows without chance: on
 METRICS = {
     "nfe": (
         "",
-        "network evaluations for one chunk of video: the teacher's 120 are 40 steps of 3 guidance branches",
+        "network evaluations for one chunk of video: the teacher's 120 are 40 steps of 3 "
+        "guidance branches",
     ),
     "jaw_corr": (
         "up",
-        "correlation of the jaw opening read from the pixels with the true one of the sentence, over all frames of all videos",
+        "correlation of the jaw opening read from the pixels with the true one of the sentence, "
+        "over all frames of all videos",
     ),
     "width_corr": ("up", "the same for the width of the lips"),
     "round_corr": ("up", "the same for the rounding of the lips"),
@@ -71,34 +73,40 @@ METRICS = {
     ),
     "sync_c": (
         "up",
-        "Sync-C: median minus minimum of the lip-sound distance over offsets of ±15 frames; certainty that they belong together",
+        "Sync-C: median minus minimum of the lip-sound distance over offsets of ±15 frames; "
+        "certainty that they belong together",
     ),
     "sync_d": ("down", "Sync-D: the minimum of that distance"),
     "sync_offset": (
         "0",
-        "frames by which the sound comes after the lips at that minimum, median over videos; Sync-C and Sync-D are blind to it",
+        "frames by which the sound comes after the lips at that minimum, median over videos; "
+        "Sync-C and Sync-D are blind to it",
     ),
     "fid": (
         "down",
-        "FID-toy: Fréchet distance of single frames' features to those of the true videos of the same people",
+        "FID-toy: Fréchet distance of single frames' features to those of the true videos of the "
+        "same people",
     ),
     "fvd": ("down", "FVD-toy: the same for clips of 16 frames, so it sees motion"),
     "head_std_ratio": (
         "1",
-        "how far the head moves and rolls (standard deviation within a video), over the data's: the mean of the next three",
+        "how far the head moves and rolls (standard deviation within a video), over the data's: "
+        "the mean of the next three",
     ),
     "head_x_ratio": ("1", "the same for its sideways motion alone"),
     "head_y_ratio": ("1", "the same for its motion up and down"),
     "roll_ratio": ("1", "the same for its roll"),
     "lid_std_ratio": (
         "1",
-        "the same for the lids' closure: finer than counting a few blinks, half a blink counts half",
+        "the same for the lids' closure: finer than counting a few blinks, half a blink counts "
+        "half",
     ),
     "blink_rate_ratio": ("1", "blinks per second over the data's"),
     "blink_seconds": ("data", "mean duration of a blink"),
     "diversity": (
         "1",
-        "how differently the head moves from seed to seed for one portrait and sentence, over the data's own; 0 = always the same",
+        "how differently the head moves from seed to seed for one portrait and sentence, over "
+        "the data's own; 0 = always the same",
     ),
     "frame_change_ratio": (
         "1",
@@ -106,11 +114,13 @@ METRICS = {
     ),
     "moving_share_ratio": (
         "1",
-        "share of the pixels that change by more than 3 levels from frame to frame, over the data's: flicker that can be seen",
+        "share of the pixels that change by more than 3 levels from frame to frame, over the "
+        "data's: flicker that can be seen",
     ),
     "identity": (
         "up",
-        "cosine of the identity embeddings of frame and portrait; compare with `real` and with other people's value in the setting",
+        "cosine of the identity embeddings of frame and portrait; compare with `real` and with "
+        "other people's value in the setting",
     ),
     "colour_shift": (
         "down",
@@ -119,7 +129,8 @@ METRICS = {
     "contrast_ratio": ("1", "standard deviation of the pixels, over the data's"),
     "drift": (
         "down",
-        "mean difference of the mean colour between a video's first and last 12 frames, in levels of 255; data's own in `real`",
+        "mean difference of the mean colour between a video's first and last 12 frames, in "
+        "levels of 255; data's own in `real`",
     ),
     "identity_10s": (
         "up",
@@ -127,7 +138,8 @@ METRICS = {
     ),
     "colour_10s": (
         "down",
-        "mean difference of the face's colour between the portrait and that second, in levels of 255",
+        "mean difference of the face's colour between the portrait and that second, in levels of "
+        "255",
     ),
     "denoise_ms_per_frame": ("down", "denoiser's time per new frame, one video at a time"),
     "total_ms_per_frame": ("down", "the same with sound features and decoder"),
@@ -143,7 +155,8 @@ METRICS = {
     ),
 }
 SHOWN = (
-    "nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd head_std_ratio blink_rate_ratio diversity frame_change_ratio moving_share_ratio "
+    "nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd head_std_ratio "
+    "blink_rate_ratio diversity frame_change_ratio moving_share_ratio "
     "identity identity_10s colour_10s denoise_ms_per_frame rtf speedup"
 ).split()
 
@@ -229,7 +242,8 @@ def truth_of(videos, first, count, n_frames, device):
     seeds = [FIRST_SEED["test"] + i for i in pick]
     if not np.array_equal(faces.render(faces.identity(seeds[0]), motion[0, :1])[0], frames[0, 0]):
         raise ValueError(
-            "the toy set was not built with seed 0 by this version: build it again with python -m tiny_data"
+            "the toy set was not built with seed 0 by this version: build it again with python "
+            "-m tiny_data"
         )
     portraits = np.stack([toy_portrait(s) for s in seeds])
     symbols = np.array(
@@ -266,11 +280,15 @@ def floors(truth, autoencoder, device):
     def per_video(edit):
         return np.stack([to_uint8(edit(to_pixels(f, device))) for f in truth.frames])
 
-    still = lambda seed: np.broadcast_to(truth.portraits[:, None], truth.frames.shape)
-    frozen = lambda seed: np.broadcast_to(truth.frames[:, :1], truth.frames.shape)
-    shuffled = lambda seed: truth.frames[
-        :, np.random.default_rng(seed).permutation(truth.frames.shape[1])
-    ]
+    def still(seed):
+        return np.broadcast_to(truth.portraits[:, None], truth.frames.shape)
+
+    def frozen(seed):
+        return np.broadcast_to(truth.frames[:, :1], truth.frames.shape)
+
+    def shuffled(seed):
+        return truth.frames[:, np.random.default_rng(seed).permutation(truth.frames.shape[1])]
+
     rows = (
         [("real", 0, partial(redrawn, truth))]
         if truth.seeds
@@ -439,7 +457,8 @@ def evaluate(args):
     known, wanted = [t[0] for t in table], [n.strip() for n in args.models.split(",") if n.strip()]
     if unknown := set(wanted) - set(known):
         raise ValueError(
-            f"no model {', '.join(sorted(unknown))}: there are {', '.join(known)} (a model needs its checkpoint in {folder})"
+            f"no model {', '.join(sorted(unknown))}: there are {', '.join(known)} (a model needs "
+            f"its checkpoint in {folder})"
         )
     table = [t for t in table if not wanted or t[0] in wanted or t[0] == "real"]
 
@@ -498,7 +517,8 @@ def evaluate(args):
         frames=n_frames,
         data="toy" if truth.seeds else "own clips",
         bf16=args.bf16,
-        machine=f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {device}, torch {torch.__version__}",
+        machine=f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, "
+        f"{device}, torch {torch.__version__}",
         **judge.references(others),
     )
     return plain({"rows": rows, "setting": setting})
@@ -519,13 +539,12 @@ def text_table(rows, markdown=False):
 
     def cell(row, key):
         value, spread = row.get(key), row.get(f"{key}_std")
-        show = lambda x: (
-            f"{x:.0f}"
-            if abs(x) >= 100
-            else f"{x:.3g}"
-            if abs(x) >= 10 or x == int(x)
-            else f"{x:.2f}"
-        )
+
+        def show(x):
+            if abs(x) >= 100:
+                return f"{x:.0f}"
+            return f"{x:.3g}" if abs(x) >= 10 or x == int(x) else f"{x:.2f}"
+
         return "" if value is None else show(value) + (f" ±{show(spread)}" if spread else "")
 
     lines = [["model", *SHOWN]] + [[row["model"], *(cell(row, k) for k in SHOWN)] for row in rows]
@@ -603,7 +622,8 @@ def arguments(argv=None):
         args.clips, args.frames, args.seeds, args.long = 4, 16, 1, 0
     if min(args.clips, args.seeds) < 1 or args.frames < CHUNK or args.seed < 0 or args.long < 0:
         parser.error(
-            f"--clips and --seeds must be at least 1, --frames at least {CHUNK}, --seed and --long at least 0"
+            f"--clips and --seeds must be at least 1, --frames at least {CHUNK}, --seed and "
+            "--long at least 0"
         )
     for path in (args.json, args.markdown):  # an hour of work must not end at a typo
         if path and not Path(path).resolve().parent.is_dir():

@@ -334,11 +334,8 @@ def train(cfg, resume=False):
         net = nets[name]
         if name == "reader":
             net.mean.copy_(mean[:7]), net.std.copy_(std[:7])
-            net.mean[[3, 5]] = (
-                # mirrored labels change sign about 0, so x and roll are standardised without their
-                # (tiny) mean
-                0
-            )
+            # mirrored labels change sign about 0, so x and roll are standardised without their mean
+            net.mean[[3, 5]] = 0
             autoencoder = load_autoencoder(cfg.autoencoder, device)
             seen, seen_motion = reader_faces(cfg.people, data.motion[:, :3], autoencoder, device)
             seen_motion = (torch.from_numpy(seen_motion[:, :7]).to(device) - net.mean) / net.std
@@ -365,10 +362,11 @@ def train(cfg, resume=False):
             net.requires_grad_(False)
             clean = over(net.trunk, data.frames, device)
             net.frame_mean.copy_(clean.mean(0)), net.frame_std.copy_(clean.std(0))
-            harm = lambda x: (
-                blurred(x, torch.rand(len(x), generator=generator).to(device))
-                + 0.05 * torch.randn(x.shape, generator=generator).to(device)
-            )
+
+            def harm(x):
+                soft = blurred(x, torch.rand(len(x), generator=generator).to(device))
+                return soft + 0.05 * torch.randn(x.shape, generator=generator).to(device)
+
             extra = (
                 standard if len(standard) else torch.zeros(len(clean), len(MOTION), device=device)
             )

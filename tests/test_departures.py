@@ -13,7 +13,6 @@ from departures import (
     MOUTH,
     Muon,
     make_optimisers,
-    motion_basis,
     noise_source,
     orthogonal,
     shape_noise,

@@ -488,7 +488,7 @@ def test_the_two_scores_of_the_gradient_are_asked_about_the_same_and_stand_in_th
         assert x0_hat is made and x0_real is real and x0_fake is false
 
 
-def test_the_teacher_is_asked_at_the_times_with_the_guidance_and_after_the_steps_that_were_asked_for(
+def test_the_teacher_is_asked_at_the_times_with_the_guidance_and_after_the_steps_asked_for(
     workplace, whole
 ):
     given = teacher.load_teacher("teacher.pt")[0]
@@ -506,7 +506,7 @@ def test_the_teacher_is_asked_at_the_times_with_the_guidance_and_after_the_steps
 
 def test_the_student_learns_from_its_sample_and_the_fake_score_from_the_same_at_other_times(whole):
     learning = list(zip(whole.rollout, whole.x0_hat))[WHOLE.warm_fake :]
-    for ((student, cond, *_), x0_hat), (_, _, x0, mask), g, (x0_too, g_too, mask_too) in zip(
+    for ((_, cond, *_), x0_hat), (_, _, x0, mask), g, (x0_too, g_too, mask_too) in zip(
         learning, whole.dmd_gradient, whole.g, whole.dmd_loss
     ):
         assert (

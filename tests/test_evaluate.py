@@ -22,7 +22,8 @@ from unet import UNet
 
 CPU = torch.device("cpu")
 WANTED = (
-    "model nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd head_std_ratio blink_rate_ratio identity "
+    "model nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd "
+    "head_std_ratio blink_rate_ratio identity "
     "denoise_ms_per_frame total_ms_per_frame rtf peak_mb"
 ).split()
 
@@ -69,7 +70,7 @@ def scores(judge):
     return {name: judge(frames)[0] for name, frames in made.items()}
 
 
-# ---------------------------------------------------------------- the floors score as good and as bad as they are
+# ---------------------------------------- the floors score as good and as bad as they are
 
 
 def test_true_lips_with_new_heads_score_best(scores):

@@ -194,7 +194,7 @@ def test_sync_loss_scores_are_negative_squared_distances():
     torch.testing.assert_close(train_metrics.sync_loss(v, a), want, rtol=1e-4, atol=1e-5)
 
 
-# ---------------------------------------------------------------- the shipped networks, on people and sentences they never saw
+# ---------------------------------------- the shipped networks, on people they never saw
 
 
 def test_the_reader_reads_rendered_faces(nets):

@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from helpers import condition, small_unet
+from helpers import condition
 from PIL import Image
 from scipy.io import wavfile
 

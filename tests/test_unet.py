@@ -1,7 +1,6 @@
 """The network, and that another can take its place."""
 
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 import test_distill_stage1
@@ -15,7 +14,6 @@ from torch.testing import assert_close
 import distill_stage1
 import distill_stage2
 import teacher
-from common import save_checkpoint
 from latents import cond_map
 from listener import Listener
 from unet import Block, UNet

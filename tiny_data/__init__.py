@@ -147,7 +147,8 @@ def load(data, split, n_videos=0, min_frames=20):
     data = Path(data)
     if not data.exists() and data != HOME and not n_videos:  # a mistyped name
         raise ValueError(
-            f"no folder {str(data)!r}: name one of video clips, or make the toy set there (python -m tiny_data --out {data})"
+            f"no folder {str(data)!r}: name one of video clips, or make the toy set there (python "
+            f"-m tiny_data --out {data})"
         )
     if not data.is_file() and (
         not data.exists()
@@ -165,12 +166,14 @@ def load(data, split, n_videos=0, min_frames=20):
     for name, frames, _ in part:
         if len(frames) < min_frames:
             print(
-                f"skipped {name}: {len(frames)} frames of picture with sound, needs {min_frames} ({min_frames / FPS:.2f} s)"
+                f"skipped {name}: {len(frames)} frames of picture with sound, needs {min_frames} "
+                f"({min_frames / FPS:.2f} s)"
             )
     part = [clip for clip in part if len(clip[1]) >= min_frames]
     if not part:
         raise ValueError(
-            f"no clip of {str(data)!r} for {split} has {min_frames} frames ({min_frames / FPS:.2f} s): add longer ones"
+            f"no clip of {str(data)!r} for {split} has {min_frames} frames "
+            f"({min_frames / FPS:.2f} s): add longer ones"
         )
     _, frames, waves = zip(*part)
     starts = np.cumsum([0] + [len(f) for f in frames])

@@ -23,7 +23,8 @@ def main():
         for split in SPLITS:
             build(args.out, split, args.videos, args.seed)
     print(
-        f"wrote {args.out}: {sum(SPLITS.values()) if args.videos is None else 3 * args.videos} videos of {VIDEO_FRAMES} frames; look at {args.out}/train.png"
+        f"wrote {args.out}: {sum(SPLITS.values()) if args.videos is None else 3 * args.videos} "
+        f"videos of {VIDEO_FRAMES} frames; look at {args.out}/train.png"
     )
 
 

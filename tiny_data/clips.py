@@ -52,7 +52,8 @@ def load_folder(folder, min_frames=20, size=64):
             count = min(len(frames), len(wave) // FRAME)
             if count < min_frames:
                 raise ValueError(
-                    f"{count} frames of picture with sound, needs {min_frames} ({min_frames / FPS:.2f} s)"
+                    f"{count} frames of picture with sound, needs {min_frames} "
+                    f"({min_frames / FPS:.2f} s)"
                 )
             clips.append((name, frames[:count].copy(), wave[: count * FRAME]))
         except ValueError as error:

@@ -164,7 +164,8 @@ def render(who, m):
     m = np.asarray(m, np.float32)
     if m.ndim != 2 or m.shape[1] != len(MOTION):
         raise ValueError(
-            f"motion must be (frames, {len(MOTION)}), got {m.shape}; columns are {', '.join(MOTION)}"
+            f"motion must be (frames, {len(MOTION)}), got {m.shape}; columns are "
+            f"{', '.join(MOTION)}"
         )
     jaw, width, rnd, hx, hy, roll, blink, turn, gx, gy, brow = (c[:, None, None] for c in m.T)
     who = {
@@ -234,7 +235,8 @@ def render(who, m):
     paint(_ellipse(nx - 0.9, ny + 3.5, 1.1, 4.2), who["skin"] * 0.84, 0.6)
     paint(_capsule(nx, ny, who["nose_w"], 0.75), who["skin"] * 0.68)
 
-    # eyes: white, iris, pupil, glint, all clipped by the lids; a blink closes the opening down to the lash line
+    # eyes: white, iris, pupil, glint, all clipped by the lids; a blink closes the opening down to
+    # the lash line
     for side in (-1, 1):
         ex, ey = _turned(
             fx - side * who["eye_dx"] * (1 - 0.10 * side * turn),
@@ -278,7 +280,8 @@ def render(who, m):
         r = np.clip(np.abs(mx) / (half + grow_x), 0, 1)
         arch = np.maximum(1 - r * r, 0) ** point
         d = np.maximum(-my - up * arch, my - down * arch)
-        # the arch's slope at the corners would thin the edge: also keep the true horizontal distance
+        # the arch's slope at the corners would thin the edge: also keep the true horizontal
+        # distance
         return np.maximum(d, np.abs(mx) - half - grow_x)
 
     outer = lens(

@@ -87,7 +87,8 @@ PHONES = {
 }
 CLOSED = ("m", "b", "p")  # both lips touch, whatever the neighbours do
 
-# How often each is drawn: roughly English, with the rare ones lifted so that every lip shape is seen often.
+# How often each is drawn: roughly English, with the rare ones lifted so that every lip shape is
+# seen often.
 VOWELS = "@ @ @ I I I i i e e ae ae a a A A er o o u u U a-I e-I o-U a-U".split()
 ONSETS = (
     "t d n s r l m m k p b b f v w w h dh g j sh ch jh z zh th p t k s - - - - "
@@ -96,7 +97,7 @@ ONSETS = (
 CODAS = "- - - - - - - - n n t s z d r l m m k v p b f ng sh th ch n-d n-t s-t m-p k-s l-d".split()
 
 
-# ---------------------------------------------------------------------------------------------------- time line
+# ---------------------------------------------------------------- time line
 
 
 def babble(rng, seconds, tempo=1.0):
@@ -174,7 +175,8 @@ def lips(phones, times):
     unknown = {p[0] for p in phones} - set(PHONES)
     if times.ndim != 1 or unknown or not phones:
         raise ValueError(
-            f"want phones from PHONES and times (F,); got unknown {sorted(unknown)}, shape {times.shape}"
+            f"want phones from PHONES and times (F,); got unknown {sorted(unknown)}, shape "
+            f"{times.shape}"
         )
     jaw, width, rounding = (
         glide(fill(c, phones), phones, times, GLIDE) for c in ("jaw", "width", "rounding")
@@ -191,7 +193,7 @@ def lips(phones, times):
     return np.clip(np.stack([jaw, width, rounding], axis=1), 0, 1).astype(np.float32)  # (F, 3)
 
 
-# ---------------------------------------------------------------------------------------------------- the voice
+# ---------------------------------------------------------------- the voice
 
 
 class Speaker(NamedTuple):
@@ -291,7 +293,8 @@ def larynx(phones, speaker, rng, n):
         breath += [0.0, r.breath] if stop else [r.breath]
     voice, breath = upsample(voice, segments, n, 0.025), upsample(breath, segments, n, 0.025)
 
-    # pitch = accents on the vowels + declination over each phrase, its last phones creaky in some speakers
+    # pitch = accents on the vowels + declination over each phrase, its last phones creaky in some
+    # speakers
     accents = rng.normal(0, speaker.f0_range, len(phones))  # semitones
     if vowel.any():
         accents[~vowel] = np.interp(np.flatnonzero(~vowel), np.flatnonzero(vowel), accents[vowel])
@@ -302,9 +305,11 @@ def larynx(phones, speaker, rng, n):
         creak[max(i + 1, j - 2) : j] = speaker.creak
     creak = upsample(creak, phones, n, 0.1)
     f0 = speaker.f0 * 2 ** (upsample(accents, phones, n, 0.2) / 12) * (1 - creak)
-    rough = lambda: np.interp(
-        np.arange(n) / SR, control_times(n), rng.normal(0, 1, len(control_times(n)))
-    )
+
+    def rough():
+        control = control_times(n)
+        return np.interp(np.arange(n) / SR, control, rng.normal(0, 1, len(control)))
+
     f0 *= 1 + speaker.jitter * (1 + 8 * creak) * rough()
     pulses, is_open = glottis(np.clip(f0, 40, 500), speaker.open_quotient)
     pulses *= 1 + 3 * speaker.jitter * rough()  # shimmer
@@ -415,7 +420,7 @@ def synthesise(phones, speaker, rng):
     return wave + mouth_noise(phones, speaker, rng, n) + inhalation(phones, rng, n)
 
 
-# ---------------------------------------------------------------------------------------------------- the recording
+# ---------------------------------------------------------------- the recording
 
 
 def record(wave, rng):
