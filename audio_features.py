@@ -1,21 +1,17 @@
 """A waveform in, one feature window per video frame out.
 
-Any sound that ffmpeg reads  ->  16 kHz mono  ->  log-mel rows, 100 a second  ->  20 rows (0.2 s)
-around every 25-fps frame:
+16 kHz mono -> log-mel rows, 100 a second -> 20 rows (0.2 s) around every 25-fps frame:
 
     row r    is centred on  (r + 0.5) * 10 ms   (25 ms Hann window)
-    frame k  is centred on  (k + 0.5) * 40 ms   = the seam of rows 4k+1 and 4k+2; its window is rows
-    4k-8 ... 4k+11 frames   = ceil(samples / 640)              the video is as long as the sound, to
-    within one frame
+    frame k  is centred on  (k + 0.5) * 40 ms   = the seam of rows 4k+1 and 4k+2
+             its window is rows 4k-8 ... 4k+11
+    frames   = ceil(samples / 640)              the video is as long as the sound
 
-    python audio_features.py speech.mp3         prints duration, frames and level, writes
-    speech.mel.png
+    python audio_features.py speech.mp3    prints duration and level, writes speech.mel.png
 """
 
-import argparse
 import math
 import os
-import sys
 
 import imageio.v3 as iio
 import numpy as np
@@ -131,26 +127,20 @@ def audio_windows(mel, n_frames=None):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("file", help="any audio file, or a video with sound")
-    parser.add_argument("--out", help="picture of the features (default: FILE with .mel.png)")
-    args = parser.parse_args()
+    from common import Parser, one_line_errors
     from media import load_audio  # which takes its constants from here
 
-    out = args.out or os.path.splitext(args.file)[0] + ".mel.png"
-    try:
-        if not out.lower().endswith(
-            ".png"
-        ):  # any other name may be that of a sound, such as the one to be read
+    parser = Parser(__doc__)
+    parser.add_argument("file", help="any audio file, or a video with sound")
+    parser.add_argument("--out", help="picture of the features (default: FILE with .mel.png)")
+    with one_line_errors():
+        args = parser.parse_args()
+        out = args.out or os.path.splitext(args.file)[0] + ".mel.png"
+        if not out.lower().endswith(".png"):  # any other name may be that of a sound
             raise ValueError(f"--out {out!r} must end in .png")
         wave = load_audio(args.file)
         mel = log_mel(wave)
         iio.imwrite(out, ((mel.T[::-1] + 1) * 127.5).astype(np.uint8).repeat(4, axis=0))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(
         f"{len(wave) / SR:.2f} s, {len(audio_windows(mel))} video frames, "
         f"speech level {20 * math.log10(speech_level(mel_power(wave))):.1f} dBFS -> {out}"

@@ -1,26 +1,22 @@
-"""Frames <-> latents: a per-frame convolutional autoencoder, 64 x 64 x 3 pixels <-> 8 x 8 x 16
-numbers.
+"""Frames <-> latents: a per-frame autoencoder, 64 x 64 x 3 pixels <-> 8 x 8 x 16 numbers.
 
-    z = (E(x) − mean) / std                      per channel: unit variance over the training frames
+    z = (E(x) − mean) / std         per channel: unit variance over the training frames
     L = ‖D(z + 0.03 n) − x‖² + ‖∇D(z + 0.03 n) − ∇x‖²,      n ~ N(0, 1)
-    then, for the decoder alone, L + 0.1 |ΔD(z + 0.03 n) − Δx|             Δ: from a frame to the
-    next
+    then, for the decoder alone, L + 0.1 |ΔD(z + 0.03 n) − Δx|,      Δ: from a frame to the next
 
-The noise n makes the decoder smooth: what a diffusion model gets slightly wrong in a latent must
-not show as flicker. The gradient term (differences of neighbouring pixels) keeps eyes and mouth
-crisp where a pixel loss alone would blur them. First both halves learn together; then the encoder,
-and with it the latents, stays, and the decoder goes on (as was done for Stable Diffusion's) and
-learns not to flicker: half the cost a step, and a diffusion model trained on the latents keeps its
-value.
+The noise n makes the decoder smooth: what a diffusion model gets slightly wrong must not
+show as flicker. The gradient term (differences of neighbouring pixels) keeps eyes and mouth crisp
+where a pixel loss alone would blur them. First both halves learn together; then the encoder, and
+with it the latents, stays, and the decoder goes on (as was done for Stable Diffusion's) and learns
+not to flicker: half the cost a step, and a diffusion model trained on the latents keeps its value.
 
-    python autoencoder.py --bf16                 45 minutes on one CPU core (AVX-512, AMX; torch
-    2.13.0)
+    python autoencoder.py --bf16    45 minutes on one CPU core (AVX-512, AMX; torch 2.13.0)
 Writes checkpoints/autoencoder.pt (the moving average, float16) and out/autoencoder/: log.jsonl,
 last.pt, contact sheets.
 """
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,6 +26,7 @@ from torch import nn
 import tiny_data
 from common import (
     Log,
+    Options,
     check_finite,
     cosine_decay,
     load_network,
@@ -43,31 +40,19 @@ from common import (
 
 
 @dataclass
-class Config:
-    data: str = "data/tiny"  # toy set (built if missing) or a folder of video clips
-    videos: int = 0  # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+class Config(Options):
     out: str = "out/autoencoder"  # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/autoencoder.pt"  # where the trained network goes
     steps: int = 10000  # optimiser steps of encoder and decoder together
-    # then, of the decoder alone, on pairs of neighbouring frames: the latents stay as they are
-    decoder_steps: int = 12000
-    init: str = (
-        ""  # an autoencoder, instead of the first phase: its latents stay, its decoder goes on
-    )
+    decoder_steps: int = 12000  # then, of the decoder alone, on pairs of frames: the latents stay
+    init: str = ""  # an autoencoder instead of the first phase: its latents stay
     batch: int = 32  # frames per step
     lr: float = 1e-3  # peak learning rate (AdamW, cosine decay to zero)
     noise: float = 0.03  # standard deviation of the noise on the latents, in units of theirs
     gradient: float = 1.0  # ablation: weight of the image-gradient term
-    change: float = (
-        0.1  # ablation: weight of the change from frame to frame, in the decoder's own steps
-    )
+    change: float = 0.1  # ablation: weight of the change from frame to frame (decoder's own steps)
     log_every: int = 100  # steps
     save_every: int = 1000  # steps between checkpoints and contact sheets
-    seed: int = 0
-    device: str = "auto"  # auto = cuda if there is one, else cpu
-    bf16: bool = (
-        False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
-    )
 
 
 SMOKE = dict(
@@ -242,9 +227,8 @@ def load_autoencoder(path="checkpoints/autoencoder.pt", device="cpu"):
 
 
 def train(cfg, resume=False):
-    if cfg.init:
-        cfg = replace(cfg, steps=0)
-    if not cfg.steps + cfg.decoder_steps:
+    steps = 0 if cfg.init else cfg.steps  # of the first phase
+    if not steps + cfg.decoder_steps:
         raise ValueError("--init without --decoder-steps has nothing to do")
     if cfg.decoder_steps and cfg.batch % 2:
         raise ValueError(f"--batch must be even, for pairs of frames, got {cfg.batch}")
@@ -285,9 +269,9 @@ def train(cfg, resume=False):
     log = Log(cfg.out, cfg, device, resume)
 
     # 6 loop
-    for step in range(first, cfg.steps + cfg.decoder_steps):
-        alone = step >= cfg.steps
-        if step == cfg.steps:  # phase 2 starts from the average, with fresh moments
+    for step in range(first, steps + cfg.decoder_steps):
+        alone = step >= steps
+        if step == steps:  # phase 2 starts from the average, with fresh moments
             model.load_state_dict(ema.state_dict())
             optimiser.state.clear()
         if alone:  # batch
@@ -312,7 +296,7 @@ def train(cfg, resume=False):
         optimiser.zero_grad(set_to_none=True)  # step
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        done, total = (step - cfg.steps, cfg.decoder_steps) if alone else (step, cfg.steps)
+        done, total = (step - steps, cfg.decoder_steps) if alone else (step, steps)
         optimiser.param_groups[0]["lr"] = (
             cfg.lr * min(1, (done + 1) / 300) * cosine_decay(done / total)
         )
@@ -328,8 +312,8 @@ def train(cfg, resume=False):
                 step + 1, loss=loss.item(), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"]
             )
         if (step + 1) % cfg.save_every == 0 or step + 1 in (
-            cfg.steps,
-            cfg.steps + cfg.decoder_steps,
+            steps,
+            steps + cfg.decoder_steps,
         ):  # sample, save
             log(step + 1, **validate(ema, held_out))
             shown = held_out.frames[:: len(held_out.frames) // 12][:12]

@@ -23,29 +23,74 @@ import numpy as np
 import torch
 
 
+@dataclasses.dataclass
+class Options:
+    """What all training scripts have; their Config adds its own fields."""
+
+    data: str = "data/tiny"  # toy set (built if missing) or a folder of video clips
+    videos: int = 0  # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+    out: str = "out"  # log, contact sheets and the resumable checkpoint
+    weights: str = ""  # where the trained network goes
+    seed: int = 0
+    device: str = "auto"  # auto = cuda if there is one, else cpu
+    bf16: bool = False  # networks in bfloat16: faster on GPUs, and CPUs with AMX or AVX-512 bf16
+
+    def __post_init__(self):
+        """Raises ValueError, naming the option, for a number that makes no sense."""
+        for name, value in vars(self).items():
+            at_least = 1 if name.endswith("_every") or name in POSITIVE else 0
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and not (math.isfinite(value) and value >= at_least):
+                raise ValueError(
+                    f"{option(name)} must be a finite number >= {at_least}, got {value}"
+                )
+        if self.seed >= 2**63:
+            raise ValueError(f"--seed must be below 2^63, got {self.seed}")
+
+    def check(self, name, *allowed):
+        """Raises ValueError unless the option `name` is one of those allowed."""
+        if getattr(self, name) not in allowed:
+            raise ValueError(
+                f"{option(name)} must be {' or '.join(allowed)}, got {getattr(self, name)!r}"
+            )
+
+
+POSITIVE = ("batch", "frames", "channels", "people", "steps", "last_steps", "target_steps")
+
+
+class Parser(argparse.ArgumentParser):
+    """What is wrong with a command line is one line, like every other error (ValueError)."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        raise ValueError(f"{message} (see --help)")
+
+
+def option(name):
+    """last_steps -> --last-steps"""
+    return "--" + name.replace("_", "-")
+
+
 def parse(config_class, doc, smoke, argv=None):
     """Command line -> (config, resume). Every field of the dataclass is an option: --lr 1e-4,
     --bf16, --no-bf16.
 
-    `smoke` is a dict of field values which --smoke puts in place of the defaults: everything runs,
-    at toy size.
+    `smoke`: dict of the field values that --smoke puts in place of the defaults: all runs, at toy
+    size.
     """
-    comments = dict(re.findall(r"^    (\w+):.*?#\s*(.*)$", inspect.getsource(config_class), re.M))
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    sources = [inspect.getsource(c) for c in config_class.__mro__ if dataclasses.is_dataclass(c)]
+    comments = {}
+    for source in sources:  # the Config's own comments before those of Options
+        comments = dict(re.findall(r"^    (\w+):.*?#\s*(.*)$", source, re.M)) | comments
+    parser = Parser(doc)
     for f in dataclasses.fields(config_class):
-        kind = (
-            {"action": argparse.BooleanOptionalAction}
-            if isinstance(f.default, bool)
-            else {"type": type(f.default)}
-        )
-        parser.add_argument(
-            "--" + f.name.replace("_", "-"),
-            default=None,
-            **kind,
-            help=f"{comments.get(f.name, '')} (default: {f.default})".replace("%", "%%"),
-        )
+        kind = dict(type=type(f.default))
+        if isinstance(f.default, bool):
+            kind = dict(action=argparse.BooleanOptionalAction)
+        text = f"{comments.get(f.name, '')} (default: {f.default})".replace("%", "%%")
+        parser.add_argument(option(f.name), default=None, help=text, **kind)
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in --out"
     )
@@ -54,23 +99,6 @@ def parse(config_class, doc, smoke, argv=None):
     )
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     resume, small = given.pop("resume"), given.pop("smoke")
-    for name, value in given.items():
-        least = (
-            1
-            if name.endswith("_every")
-            or name in ("batch", "frames", "channels", "people", "steps", "last_steps")
-            else 0
-        )
-        if (
-            isinstance(value, (int, float))
-            and not isinstance(value, bool)
-            and not (math.isfinite(value) and value >= least)
-        ):
-            parser.error(
-                f"--{name.replace('_', '-')} must be a finite number >= {least}, got {value}"
-            )
-        if name == "seed" and value >= 2**63:
-            parser.error(f"--seed must be below 2^63, got {value}")
     return config_class(**{**(smoke if small else {}), **given}), resume
 
 
@@ -220,16 +248,9 @@ def same_run(cfg, saved, path):
             f"{path} was made by another version of the code: start again, or give another --out"
         )
     if other := [k for k, v in given.items() if saved[k] != v]:
-
-        def option(k):
-            name = k.replace("_", "-")
-            if isinstance(saved[k], bool):
-                return f"--{name}" if saved[k] else f"--no-{name}"
-            return f"--{name} {saved[k]}"
-
-        raise ValueError(
-            f"{path} was made with {', '.join(map(option, other))}: give the same, or another --out"
-        )
+        how = [option(f"no_{k}" if saved[k] is False else k) for k in other]
+        how = [o if isinstance(saved[k], bool) else f"{o} {saved[k]}" for o, k in zip(how, other)]
+        raise ValueError(f"{path} was made with {', '.join(how)}: give the same, or another --out")
 
 
 def resume_training(cfg, kind, generator, **parts):

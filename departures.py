@@ -41,12 +41,6 @@ NOISE = {  # whose noise it is -> by recipe
 }
 
 
-def check_recipe(recipe):
-    """Raises ValueError for an unknown recipe."""
-    if recipe not in ("plain", "toy"):
-        raise ValueError(f"--recipe must be plain or toy, got {recipe!r}")
-
-
 def noise_source(recipe, whose, fresh, basis=None):
     """fresh() -> ε (B, F, C, H, W)  becomes  a function that draws the recipe's ε' in its place."""
     noise = NOISE[whose][recipe]

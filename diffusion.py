@@ -1,15 +1,13 @@
-"""The equations of diffusion: noise, v-prediction, the DDIM step, guidance, the loss. One equation,
-one function; T is 1000.
+"""The equations of diffusion: noise, v-prediction, the DDIM step, guidance, the loss.
 
     x_t = α_t x0 + σ_t ε,    v = α_t ε − σ_t x0,    α_t = cos(πt / 2T),  σ_t = sin(πt / 2T)
-    x̂0 = α_t x_t − σ_t v̂,    ε̂ = σ_t x_t + α_t v̂               (v̂: the network's answer, or v_g
-    where it is guided) x_s = α_s x̂0 + σ_s ε̂                                       (DDIM, η = 0,
-    from x_T = ε down to t = 0) v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) −
-    v̂(ref)]      (guidance, 3 branches) L   = E ‖v̂(x_t, t, c) − v‖²
-    over the frames that are to be generated
+    x̂0 = α_t x_t − σ_t v̂,    ε̂ = σ_t x_t + α_t v̂     (v̂: the network's answer, or v_g if guided)
+    x_s = α_s x̂0 + σ_s ε̂                             (DDIM, η = 0, from x_T = ε down to t = 0)
+    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]         (guidance)
+    L   = E ‖v̂(x_t, t, c) − v‖²                      over the frames that are to be generated
 
-c is a latents.Cond (portrait, sound, context), ∅ the same with portrait and sound dropped.
-Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), T diffusion steps.
+c is a latents.Cond (portrait, sound, context), ∅ the same without portrait and sound; T is 1000.
+Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8). One equation, one function
 """
 
 import torch

@@ -1,10 +1,10 @@
 """Stage 1, Distribution Matching Distillation: the teacher's 120 evaluations -> 4.
 
-    x_T = ε,   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε,   τ = T, 3T/4, T/2, T/4
-    (student.py) g  = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|,   x_t = α_t x̂0 +
-    σ_t ε,   t ~ U[0.02 T, 0.98 T] L_DMD  = ½ mean (x̂0 − stopgrad(x̂0 − g))²
-    (so ∂L/∂x̂0 = g / n, n free numbers in x̂0) L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t
-    stopgrad(x̂0))‖²,   t ~ U(0, T]
+    x_T = ε,  x̂0 = G(x_τ, τ, c),  x_τ' = α_τ' x̂0 + σ_τ' ε,  τ = T, 3T/4, T/2, T/4  (student.rollout)
+    g = (x0_fake(x_t) − x0_real(x_t)) / mean |x̂0 − x0_real(x_t)|
+        x_t = α_t x̂0 + σ_t ε,  t ~ U[0.02 T, 0.98 T]                               (dmd_gradient)
+    L_DMD  = ½ mean (x̂0 − stopgrad(x̂0 − g))²         so ∂L/∂x̂0 = g / n            (dmd_loss)
+    L_fake = E ‖v_fake(x_t, t, c) − (α_t ε − σ_t stopgrad(x̂0))‖²,  t ~ U(0, T]      (fake_loss)
 
 x0_real is the frozen teacher with guidance. x0_fake starts as a copy of it and is trained, several
 times per student update, to denoise what the student makes now. g vanishes where the student's
@@ -12,11 +12,10 @@ samples are distributed as the teacher's; guidance bends that aim, as it does wh
 samples. Sources: DMD 2311.18828; DMD2 2405.14867 (backward simulation, two time scales); TurboTalk
 2604.14580, stage 1.
 
-    python distill_stage1.py --bf16              14 minutes on one CPU core (AVX-512 and AMX; torch
-    2.13.0): the shipped weights python distill_stage1.py --smoke             everything at toy size
-    in seconds (after python teacher.py --smoke) python distill_stage1.py --bf16 --target-steps 1
-    --steps 400 --out out/direct1 --weights checkpoints/direct1.pt
-                                                 the baseline "direct to one step"
+    python distill_stage1.py --bf16     14 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0)
+    python distill_stage1.py --smoke    everything at toy size (after python teacher.py --smoke)
+    python distill_stage1.py --bf16 --target-steps 1 --steps 400 --out out/direct1 \\
+        --weights checkpoints/direct1.pt         the baseline "direct to one step"
 Writes checkpoints/stage1.pt (the moving average, float16) and out/stage1/: log.jsonl, last.pt,
 contact sheets.
 """
@@ -30,6 +29,7 @@ import torch
 from autoencoder import load_autoencoder
 from common import (
     Log,
+    Options,
     cosine_decay,
     mean_rows,
     one_line_errors,
@@ -57,35 +57,28 @@ from teacher import guided_v, hold_context, load_teacher
 
 
 @dataclass
-class Config:
-    data: str = "data/tiny"  # toy set (built if missing) or a folder of video clips
-    videos: int = 0  # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+class Config(Options):
     out: str = "out/stage1"  # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/stage1.pt"  # where the student goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    teacher: str = (
-        "checkpoints/teacher.pt"  # the real score, and where student and fake score start
-    )
+    teacher: str = "checkpoints/teacher.pt"  # the real score; student and fake score start there
     recipe: str = ""  # plain = the method, toy = with departures.py; "" = the teacher's
     steps: int = 250  # iterations: one student update and several of the fake score each
     warm_fake: int = 20  # the first of them, in which the fake score learns alone
     batch: int = 8  # clips per iteration
-    # peak learning rate of the student (AdamW); 20 updates of warm-up, then a cosine to zero
-    lr: float = 1e-4
+    lr: float = 1e-4  # peak learning rate of the student; a warm-up, then a cosine to zero
     fake_lr: float = 2e-4  # of the fake score
-    save_every: int = 50  # iterations between checkpoints, contact sheets and looks at the lips
-    seed: int = 0
-    device: str = "auto"  # auto = cuda if there is one, else cpu
-    bf16: bool = (
-        False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
-    )
+    save_every: int = 50  # iterations between checkpoints, contact sheets and quick evaluations
     target_steps: int = 4  # ablation: steps of the student; 1 = direct DMD to one step
     fake_updates: int = 3  # ablation: fake-score updates per student update, on the same samples
-    s_ref: float = 1.0  # ablation: guidance of the real score, portrait; more than 1 calms the head
-    s_audio: float = 2.0  # ablation: guidance of the real score, sound (both 1: none)
-    simulate: str = (
-        "backward"  # ablation: the student's inputs: its own sampler's, or data = noised real clips
-    )
+    s_ref: float = 1.0  # ablation: guidance of the real score by the portrait; more: calmer heads
+    s_audio: float = 2.0  # ablation: guidance of the real score by the sound (both 1: none)
+    simulate: str = "backward"  # ablation: the student's inputs; data = noised real clips
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check("recipe", "", "plain", "toy")
+        self.check("simulate", "backward", "data")
 
 
 SMOKE = dict(
@@ -164,11 +157,6 @@ load_stage1 = partial(load_teacher, kind="stage1")
 
 
 def train(cfg, resume=False):
-    if cfg.simulate not in ("backward", "data"):
-        raise ValueError(f"--simulate must be backward or data, got {cfg.simulate!r}")
-    if cfg.target_steps < 1:
-        raise ValueError(f"--target-steps must be at least 1, got {cfg.target_steps}")
-
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU

@@ -1,23 +1,22 @@
 """Stage 2, progressive adversarial distillation: 4 evaluations -> 3 -> 2 -> 1.
 
-    x̂0 = the student's sampler with N steps, gradient only through the last             (N = 3, 2,
-    1: the phases) L_D  = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0))) + λ
-    [R(x0) + R(x̂0) + R(x_ref)] L_G  = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) −
-    D(x_ref)))             (relativistic pairing, self-compare) R(x) = mean (D(x_t) − D(x_t + σ_p
-    n))²                                             (gradient penalties by finite noise)
+    x̂0 = the student's sampler with N steps, gradient only through the last      (N = 3, 2, 1)
+    L_D = softplus(−(D(x0) − D(x̂0))) + λ_sc softplus(−(D(x_ref) − D(x̂0)))         (disc_objective)
+          + λ [R(x0) + R(x̂0) + R(x_ref)]
+    L_G = softplus(−(D(x̂0) − D(x0))) + λ_sc softplus(−(D(x̂0) − D(x_ref)))         (gen_objective)
+    R(x) = mean (D(x_t) − D(x_t + σ_p n))²                                        (penalty)
 
 D(x) is short for D(x_t, t, c), x_t = α_t x + σ_t ε, t ~ U[0, 0.3 T], with the same t, ε and
-condition c for x0, x̂0 and x_ref. x_ref is a 4-step sample of the frozen stage-1 student, from
-noise of its own: better than what N steps make, and easier to reach than the data. D starts as a
-copy of that student and first learns alone, from its own four steps. Then come the phases; student,
+condition c for x0, x̂0 and x_ref. x_ref is a 4-step sample of the frozen stage-1 student, from noise
+of its own: better than what N steps make, and easier to reach than the data. D starts as a copy of
+that student and first learns alone, from its four-step samples. Then come the phases; student,
 moving average and D go on from one to the next. At the start of a phase the last timestep is drawn
-between the old phase's and the new one's, so that the last step learns to jump further and further.
+between the old phase's and the new one's, so the last step learns to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316
 (finite-noise penalties); Diffusion-GAN 2206.02262 (noised clips).
 
-    python distill_stage2.py --bf16              22 minutes on one CPU core (AVX-512 and AMX; torch
-    2.13.0): the shipped weights python distill_stage2.py --smoke             everything at toy size
-    in seconds (after the other scripts' --smoke)
+    python distill_stage2.py --bf16     22 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0)
+    python distill_stage2.py --smoke    everything at toy size (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt,
 contact sheets.
 """
@@ -34,6 +33,7 @@ from torch import nn
 from autoencoder import load_autoencoder
 from common import (
     Log,
+    Options,
     cosine_decay,
     mean_rows,
     one_line_errors,
@@ -62,45 +62,32 @@ from teacher import hold_context, load_teacher
 
 
 @dataclass
-class Config:
-    data: str = "data/tiny"  # toy set (built if missing) or a folder of video clips
-    videos: int = 0  # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+class Config(Options):
     out: str = "out/stage2"  # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/stage2.pt"  # where the one-step student goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    # the 4-step student: where student and discriminator start, and the reference
-    student: str = "checkpoints/stage1.pt"
+    student: str = "checkpoints/stage1.pt"  # the 4-step student: start of student and D; reference
     recipe: str = ""  # plain = the method, toy = with departures.py; "" = the 4-step student's
     batch: int = 8  # clips per iteration
-    # peak rate of the student (AdamW) in phase 1; divided by N in phases 3 and 2, whose steps jump
-    # less far
-    lr: float = 6e-5
+    lr: float = 6e-5  # peak rate of the student in phase N = 1; divided by N in phases 3 and 2
     disc_lr: float = 5e-4  # of the discriminator
-    save_every: int = 50  # iterations between checkpoints, contact sheets and looks at the lips
-    seed: int = 0
-    device: str = "auto"  # auto = cuda if there is one, else cpu
-    bf16: bool = (
-        False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
-    )
-    # ablation: iterations before phase 3 in which only the discriminator learns, from four-step
-    # samples
-    warm_disc: int = 30
+    save_every: int = 50  # iterations between checkpoints, contact sheets and quick evaluations
+    warm_disc: int = 30  # ablation: iterations before phase 3 in which only D learns
     phase_steps: int = 20  # ablation: student updates in each of the phases 3 and 2
     last_steps: int = 300  # ablation: student updates in phase 1
     progressive: bool = True  # ablation: phases 3 and 2; without, phase 1 has all their updates
-    # ablation: W, student updates at the start of a phase in which the last timestep is drawn; 0 =
-    # none
-    curriculum: int = 10
-    self_compare: float = (
-        2.0  # ablation: λ_sc; 0 = without the self-compare objective, and so without R(x_ref)
-    )
+    curriculum: int = 10  # ablation: W, updates in which the last timestep is drawn; 0 = none
+    self_compare: float = 2.0  # ablation: λ_sc; 0 = no self-compare objective, and no R(x_ref)
     gan: str = "relativistic"  # ablation: relativistic, hinge or vanilla
-    # ablation: λ of the gradient penalties; 0 = none. With σ_p = 0.1 it acts like R1 with γ = 2 λ
-    # σ_p²
-    penalty: float = 20.0
-    disc_noise: float = (
-        0.3  # ablation: D sees clips noised to a t drawn up to this share of T; 0 = clean clips
-    )
+    penalty: float = 20.0  # ablation: λ of the gradient penalties; 0 = none
+    disc_noise: float = 0.3  # ablation: D sees clips noised up to this share of T; 0 = clean
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check("recipe", "", "plain", "toy")
+        self.check("gan", "relativistic", "hinge", "vanilla")
+        if self.disc_noise > 1:
+            raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {self.disc_noise}")
 
 
 SMOKE = dict(
@@ -272,11 +259,6 @@ load_stage2 = partial(load_teacher, kind="stage2")
 
 
 def train(cfg, resume=False):
-    if cfg.gan not in ("relativistic", "hinge", "vanilla"):
-        raise ValueError(f"--gan must be relativistic, hinge or vanilla, got {cfg.gan!r}")
-    if not 0 <= cfg.disc_noise <= 1:
-        raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {cfg.disc_noise}")
-
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU

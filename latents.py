@@ -1,5 +1,4 @@
-"""Between the videos and the networks: the condition c, all frames as latents, batches of clips,
-contact sheets.
+"""Between videos and networks: the condition c, all frames as latents, batches, contact sheets.
 
 Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8), R rows of an audio window
 (20), A audio feature size (64), K context frames (4 or 0).

@@ -1,8 +1,7 @@
-"""The listener: on the toy set the sound's tokens learn to name phones before any picture is drawn,
-and then stay as they are.
+"""The listener: the sound's tokens first learn to name phones (toy set), and then stay as they are.
 
-    token = (h, √P p),   p = softmax(A h + b),   L = cross-entropy of p and the phone at the token's
-    place
+    token = (h, √P p),   p = softmax(A h + b)
+    L = cross-entropy of p and the phone at the token's place
 
 h: what convolutions make of four rows of sound and their neighbours; p: the probabilities of the P
 phones. This is what speech recognition, wav2vec 2.0 (2006.11477), is to the models that the paper

@@ -1,23 +1,20 @@
 """A portrait + any sound -> a talking video with that sound, of any length.
 
-    python sample.py                                        the shipped sentence and a toy portrait
-    -> talk.mp4 python sample.py --audio speech.mp3 --out speech.mp4    your sound: anything that
-    ffmpeg reads, of any length python sample.py --image me.jpg                         your
-    portrait: its middle square, at 64 x 64 pixels python sample.py --portrait 2000137
-    another toy face; from 2000000 on, none was trained on python sample.py --model teacher
-    120 evaluations a chunk instead of the one-step student's single one python sample.py --out
-    talk.gif      (or talk.png)      without sound: an animation, or a sheet of frames python
-    sample.py --compare --out compare.mp4            every model whose weights are there, side by
-    side, from the same draws of noise
+    python sample.py                              the shipped sentence, a toy portrait -> talk.mp4
+    python sample.py --audio speech.mp3           your sound: anything ffmpeg reads, of any length
+    python sample.py --image me.jpg               your portrait: its middle square, at 64 x 64
+    python sample.py --portrait 2000137           a toy face; from 2000000 on, none was trained on
+    python sample.py --model teacher              120 evaluations a chunk instead of one
+    python sample.py --out talk.gif (or .png)     without sound: an animation, or a sheet of frames
+    python sample.py --compare --out all.mp4      every model side by side, from the same noise
 
 A network that was trained on toy faces knows toy faces: a photograph needs a network trained on
 photographs (--weights).
 
 Chunk by chunk: the first has 16 new frames; each later one is given the last 4 latents of the one
-before and adds 12:
-    frames   0 .. 15 | 16 .. 27 | 28 .. 39 | ...             latents are handed over: pixels would
-    lose something in every encoding chunk 2: [12 13 14 15] 16 .. 27
-    [given, mask = 1]
+before and adds 12 (latents are handed over: pixels would lose something in every encoding):
+    frames   0 .. 15 | 16 .. 27 | 28 .. 39 | ...
+    chunk 2: [12 13 14 15] 16 .. 27               [given, mask = 1]
 Every chunk is decoded and written at once, so memory grows with the length only by the sound and
 its features.
 """
@@ -38,7 +35,7 @@ from tqdm import tqdm
 import tiny_data
 from audio_features import FPS, FRAME, ROWS, audio_windows, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
-from common import one_line_errors, pick_device
+from common import Parser, one_line_errors, pick_device
 from distill_stage1 import load_stage1
 from distill_stage2 import load_stage2
 from latents import Cond
@@ -213,13 +210,8 @@ def even(text):
     return size
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):  # one line, like every other error
-        raise ValueError(f"{message} (see --help)")
-
-
 def parse_args(argv):
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--audio",
         default=str(HERE / "assets/sentence.wav"),

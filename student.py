@@ -1,11 +1,9 @@
-"""The few-step student, as both stages have it: its sampler, what it starts from, how it is looked
-at and stepped.
+"""The few-step student, as both stages have it: its sampler, its data, its steps and quick looks.
 
-    x_T = ε;   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, ..., T/N      (N
-    evaluations; ε' is fresh)
+    x_T = ε;   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, ..., T/N
 
-Backward simulation (DMD2 2405.14867, section 4.5): in training the student's inputs come from this
-sampler, and only the last of its evaluations carries gradient.
+N evaluations; ε' is always fresh. Backward simulation (DMD2 2405.14867, section 4.5): in training
+the student's inputs come from this sampler, and only the last evaluation carries gradient.
 """
 
 from dataclasses import replace
@@ -16,7 +14,7 @@ import torch
 from torch import nn
 
 from common import check_finite
-from departures import check_recipe, noise_source
+from departures import noise_source
 from diffusion import add_noise, trailing_timesteps, x0_from_v
 from evaluation import metrics
 from latents import load_clips, preview, preview_noise
@@ -89,7 +87,6 @@ def with_recipe(cfg, made):
     cfg = replace(
         cfg, recipe=cfg.recipe or made.get("recipe", "toy")
     )  # the first weights did not say
-    check_recipe(cfg.recipe)
     return cfg
 
 

@@ -1,16 +1,13 @@
-"""The teacher: an audio-driven talking-portrait diffusion model, 40 DDIM steps x 3 guidance
-branches = 120 evaluations.
+"""The teacher: an audio-driven talking-portrait model, 40 steps x 3 branches = 120 evaluations.
 
-    L   = E ‖v̂(x_t, t, c) − v‖²                                 over the frames to be generated
-    (diffusion.v_loss) v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]
-    (guided_v, diffusion.guide) x_T = ε, then 40 DDIM steps with v_g
-    (ddim_sample)
+    L   = E ‖v̂(x_t, t, c) − v‖²               over the frames to be generated (diffusion.v_loss)
+    v_g = v̂(∅) + s_ref [v̂(ref) − v̂(∅)] + s_audio [v̂(ref, audio) − v̂(ref)]         (guided_v)
+    x_T = ε, then 40 DDIM steps with v_g      (ddim_sample)
 
 Its sampler and its training; the network is in unet.py, the equations in diffusion.py.
 
-    python teacher.py --bf16                 52 to 81 minutes on two CPU cores (AVX-512 with
-    bfloat16; torch 2.13.0): the shipped weights python teacher.py --smoke                everything
-    at toy size in seconds (after python autoencoder.py --smoke)
+    python teacher.py --bf16     two hours on one CPU core (AVX-512 with bfloat16; torch 2.13.0)
+    python teacher.py --smoke    everything at toy size (after python autoencoder.py --smoke)
 Writes checkpoints/teacher.pt (the moving average, float16) and out/teacher/: log.jsonl, last.pt,
 contact sheets.
 """
@@ -25,6 +22,7 @@ from torch import nn
 from autoencoder import load_autoencoder
 from common import (
     Log,
+    Options,
     check_finite,
     cosine_decay,
     load_network,
@@ -35,7 +33,7 @@ from common import (
     save_training,
     update_ema,
 )
-from departures import NOISE, check_recipe, make_optimisers, noise_source
+from departures import NOISE, make_optimisers, noise_source
 from diffusion import T, add_noise, ddim_step, guide, trailing_timesteps, v_loss, v_target
 from latents import REF_GAP, cond_map, contact_sheet, drop, load_clips
 from listener import pretrain_sound
@@ -43,42 +41,36 @@ from unet import UNet
 
 
 @dataclass
-class Config:
-    data: str = "data/tiny"  # toy set (built if missing) or a folder of video clips
-    videos: int = 0  # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+class Config(Options):
     out: str = "out/teacher"  # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/teacher.pt"  # where the trained network goes
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    # plain = the method, toy = with departures.py (Muon, and noise that is alike over frames)
-    recipe: str = "toy"
+    recipe: str = "toy"  # plain = the method, toy = with departures.py
     steps: int = 10000  # optimiser steps
     batch: int = 8  # clips per step
     frames: int = 16  # frames per clip
     context: int = 4  # frames of a clip that may be given from the previous chunk
-    channels: int = 96  # width of the UNet
+    channels: int = 96  # width of the network
     lr: float = 2e-3  # peak learning rate
     warmup: int = 200  # steps of linear warm-up; a cosine decay to zero follows
     ema: float = 0.999  # decay of the moving average, which is what samples
     log_every: int = 50  # steps
     save_every: int = 500  # steps between checkpoints
     sample_every: int = 1000  # steps between contact sheets
-    seed: int = 0
-    device: str = "auto"  # auto = cuda if there is one, else cpu
-    bf16: bool = (
-        False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
-    )
-    drop_ref: float = (
-        0.1  # ablation: how often portrait and sound are dropped (trains the branch ∅)
-    )
-    drop_audio: float = (
-        0.1  # ablation: how often the sound alone is dropped (trains the branch ref)
-    )
+    drop_ref: float = 0.1  # ablation: how often portrait and sound are dropped (branch ∅)
+    drop_audio: float = 0.1  # ablation: how often the sound alone is dropped (branch ref)
     context_rate: float = 0.5  # ablation: share of the clips that carry context frames
-    # ablation: frames between a clip and its portrait, at least; 0 = any frame, also one of the
-    # clip's
-    ref_gap: int = REF_GAP
-    # ablation: steps in which the sound's tokens first learn to name phones (toy set only)
-    sound_steps: int = 2000
+    ref_gap: int = REF_GAP  # ablation: frames between clip and portrait, at least; 0 = any frame
+    sound_steps: int = 2000  # ablation: steps in which the listener first learns phones (toy set)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check("recipe", "plain", "toy")
+        if not self.context < self.frames <= 64 or self.frames % 4 or self.context % 4:
+            raise ValueError(
+                "--context must be below --frames, that at most 64, and both multiples of 4, "
+                f"got {self.context} and {self.frames}"
+            )
 
 
 SMOKE = dict(
@@ -182,13 +174,6 @@ def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
 
 
 def train(cfg, resume=False):
-    check_recipe(cfg.recipe)
-    if not cfg.context < cfg.frames <= 64 or cfg.frames % 4 or cfg.context % 4:
-        raise ValueError(
-            "--context must be below --frames, that at most 64, and both multiples of 4, got "
-            f"{cfg.context} and {cfg.frames}"
-        )
-
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU

@@ -1,18 +1,16 @@
-"""The paper's ablation of stage 2: every variant from one stage-1 student, one table and one
-contact sheet.
+"""The paper's ablation of stage 2: variants from one stage-1 student, a table and a sheet.
 
-    python -m evaluation.ablate --bf16                                        all variants, one
-    seed: 22 minutes each on one CPU core python -m evaluation.ablate --seeds 3 --variants
-    full,hinge               some of them, three seeds python -m evaluation.ablate
-    --options="--last-steps 200"                  every variant with other options of
-    distill_stage2.py python -m evaluation.ablate --smoke
-    everything at toy size (after the other scripts' --smoke)
-Writes out/ablate/table.md, table.json, sheet.png (a row each, the last the truth) and
-out/ablate/VARIANT-SEED/. A variant that was trained with the same settings from the same student is
-not trained again. The rows "stage1_1step" and "stage1" are the student before stage 2.
+    python -m evaluation.ablate --bf16                             all variants, one seed
+    python -m evaluation.ablate --seeds 3 --variants full,hinge    some of them, three seeds
+    python -m evaluation.ablate --options="--last-steps 200"       other options for all of them
+    python -m evaluation.ablate --smoke                            everything at toy size
+
+Some 25 minutes a variant on one CPU core (bfloat16). Writes out/ablate/table.md, table.json,
+sheet.png (a row each, the last the truth) and out/ablate/VARIANT-SEED/. A variant that was trained
+with the same settings from the same student is not trained again. The rows "stage1_1step" and
+"stage1" are the student before stage 2.
 """
 
-import argparse
 import json
 import shlex
 from dataclasses import asdict, replace
@@ -23,7 +21,7 @@ import numpy as np
 import distill_stage2
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
-from common import one_line_errors, parse, pick_device
+from common import Parser, one_line_errors, parse, pick_device
 from distill_stage1 import load_stage1
 from evaluation import metrics
 from evaluation import table as evaluate
@@ -175,10 +173,9 @@ def ablate(args):
     return rows
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(argv=None):
+    """The command line, checked. Raises ValueError."""
+    parser = Parser(__doc__)
     parser.add_argument(
         "--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)"
     )
@@ -212,8 +209,12 @@ def main(argv=None):
         parser.error("--seeds and --clips must be at least 1, --budget a finite number above 0")
     if args.smoke:
         args.out = "out/smoke/ablate" if args.out == "out/ablate" else args.out
+    return args
+
+
+def main(argv=None):
     with one_line_errors():
-        print(table(ablate(args)))
+        print(table(ablate(arguments(argv))))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""What judges the videos: the measures, and three small networks that look and listen
-(train_metrics.py trains them).
+"""What judges the videos: the measures, and three small networks (train_metrics.py).
 
     Reader     frame -> jaw, width, rounding, head x, y, roll, blink
-    Features   frame, 16-frame clip -> 64 numbers each, for FID-toy and FVD-toy; and an identity
-    embedding Sync       5 frames, 0.2 s of sound -> embeddings v_k, a_k Fréchet    ‖μ1 − μ2‖² +
-    tr(Σ1 + Σ2 − 2 (Σ1 Σ2)^½) Sync-D     min over |o| <= 15 of  mean_k ‖v_k − a_{k+o}‖,     Sync-C =
-    median − min
+    Features   frame, 16-frame clip -> 64 numbers each (FID-toy, FVD-toy); an identity embedding
+    Sync       5 frames, 0.2 s of sound -> embeddings v_k, a_k
+    Fréchet    ‖μ1 − μ2‖² + tr(Σ1 + Σ2 − 2 (Σ1 Σ2)^½)
+    Sync-D     min over |o| <= 15 of  mean_k ‖v_k − a_{k+o}‖,     Sync-C = median − min
 
 Shapes: N frames, V videos, F frames of a video, D features.
 """

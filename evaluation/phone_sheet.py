@@ -1,15 +1,14 @@
-"""Lips on real speech: what the generated mouth does on each kind of phone of a recording whose
-phone times are known.
+"""Lips on real speech: the generated mouth on each kind of phone of a recording.
 
-    python -m evaluation.phone_sheet recording.wav phones.tsv        columns start_s, end_s, phone
-    (IPA, as espeak-ng or an aligner writes it)
+    python -m evaluation.phone_sheet recording.wav phones.tsv
+    phones.tsv: columns start_s, end_s, phone (IPA, as espeak-ng or an aligner writes it)
+
 Prints, for every model in checkpoints/, the mean jaw, width and rounding that the reader sees in
-the frame at the middle of each phone (three toy portraits, a seed each), and writes a sheet: a row
-for each model, with that frame for two phones of each kind, in the table's order. Mouths should be
-open on open vowels, shut on m b p and in pauses, round on round vowels.
+the middle frame of each phone (three toy portraits, a seed each), and writes a sheet: a row for
+each model, with that frame for two phones of each kind, in the table's order. Mouths should be open
+on open vowels, shut on m b p and in pauses, round on round vowels.
 """
 
-import argparse
 import csv
 import math
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 import tiny_data
 from audio_features import FPS, ROWS, log_mel
 from autoencoder import load_autoencoder, to_pixels
-from common import one_line_errors, pick_device
+from common import Parser, one_line_errors, pick_device
 from evaluation import metrics
 from evaluation import table as evaluate
 from media import load_audio
@@ -145,10 +144,9 @@ def phone_sheet(args):
     return "\n".join(lines)
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(argv=None):
+    """The command line. Raises ValueError."""
+    parser = Parser(__doc__)
     parser.add_argument("audio", help="any sound file")
     parser.add_argument("phones", help="its phones")
     parser.add_argument(
@@ -158,9 +156,12 @@ def main(argv=None):
     )
     parser.add_argument("--checkpoints", default="checkpoints")
     parser.add_argument("--out", default="phones.png", help="the sheet (default: %(default)s)")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
     with one_line_errors():
-        table = phone_sheet(args)
+        table = phone_sheet(arguments(argv))
         print(table)
         return table
 

@@ -1,17 +1,16 @@
-"""The paper's table for every checkpoint present, on held-out people saying held-out sentences.
+"""The table: every checkpoint present, on held-out people saying held-out sentences.
 
-    python -m evaluation                            64 videos, 3 seeds: hours on two CPU cores; an
-    hour on one with --bf16 --frames 28 python -m evaluation --quick                    4 videos of
-    16 frames, one seed: 75 seconds on two CPU cores python -m evaluation --json FILE --markdown
-    FILE --models teacher,ddim1 python -m evaluation --data folder/             your own clips: what
-    needs no ground truth python -m evaluation --legend                   what every number means
+    python -m evaluation --bf16 --frames 28            an hour on one CPU core; without, hours
+    python -m evaluation --quick                       4 videos of 16 frames, one seed: 75 seconds
+    python -m evaluation --json FILE --markdown FILE --models teacher,ddim1
+    python -m evaluation --data folder/                your clips: what needs no ground truth
+    python -m evaluation --legend                      what every number means
 
-Every model speaks the test sentences from one neutral portrait each, chunk by chunk: 16 frames,
-then 12 at a time with the last 4 latents as context. The floors (real, blurred, frozen ...) say
-what the numbers are worth.
+Every model speaks the test sentences from one neutral portrait each, by chunks: 16 frames, then
+12 at a time with the last 4 latents as context. The floors (real, blurred, frozen ...) say what the
+numbers are worth.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -29,7 +28,7 @@ from tqdm import tqdm
 import tiny_data
 from audio_features import FPS, FRAME, audio_windows, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
-from common import one_line_errors, pick_device
+from common import Parser, one_line_errors, pick_device
 from distill_stage1 import load_stage1
 from distill_stage2 import load_stage2
 from evaluation import metrics
@@ -567,10 +566,8 @@ def legend():
 
 
 def arguments(argv=None):
-    """The command line, checked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """The command line, checked. Raises ValueError."""
+    parser = Parser(__doc__)
     parser.add_argument(
         "--data",
         default="data/tiny",
@@ -632,10 +629,10 @@ def arguments(argv=None):
 
 
 def main(argv=None):
-    args = arguments(argv)
-    if args.legend:
-        return print(legend())
     with one_line_errors():
+        args = arguments(argv)
+        if args.legend:
+            return print(legend())
         result = evaluate(args)
         setting = ", ".join(
             f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"

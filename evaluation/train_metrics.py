@@ -1,14 +1,13 @@
-"""Trains what judges the videos: three small networks, none on people who are held out (metrics.py
-holds them and the measures).
+"""Trains what judges the videos: three small networks, none on people who are held out.
 
     Reader     L = ‖m̂ − m‖², m standardised motion; an eighth of its faces have lips that no
-    sentence makes, a third are decoded Features   L = InfoNCE of who it is + ‖m̂ − m‖² + amounts of
-    damage; clips: speeds and kind of disorder Sync       L = InfoNCE over −‖v_k − a_j‖²
+               sentence makes, a third are decoded
+    Features   L = InfoNCE of who it is + ‖m̂ − m‖² + amounts of damage; clips: speed and disorder
+    Sync       L = InfoNCE over −‖v_k − a_j‖²
 
-    python -m evaluation.train_metrics --bf16           half an hour on one CPU core (AVX-512 and
-    AMX; torch 2.13.0), most of it the reader's python -m evaluation.train_metrics --only sync
-    trains one of them again, keeps the others
-Writes checkpoints/metrics.pt (float16) and out/metrics/log.jsonl.
+    python -m evaluation.train_metrics --bf16         half an hour on one CPU core (AVX-512, AMX)
+    python -m evaluation.train_metrics --only sync    one of them again, the others are kept
+Writes checkpoints/metrics.pt (float16) and out/metrics/log.jsonl. metrics.py holds the networks.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ import tiny_data
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import (
     Log,
+    Options,
     check_finite,
     cosine_decay,
     half,
@@ -39,28 +39,18 @@ from tiny_data.faces import MOTION
 
 
 @dataclass
-class Config:
-    # toy set (built if missing), or a folder of video clips: then without the reader
-    data: str = "data/tiny"
-    videos: int = 0  # videos per split when the toy set has to be built, 0 = 1080 / 48 / 96
+class Config(Options):
     out: str = "out/metrics"  # the log, and the networks that are finished while others are not
     weights: str = "checkpoints/metrics.pt"  # where the trained networks go
-    autoencoder: str = (
-        "checkpoints/autoencoder.pt"  # through which the reader sees a third of its faces
-    )
-    only: str = ""  # train just this one (reader, features, sync); the others must be in --weights
-    steps_reader: int = 10000  # optimiser steps
+    autoencoder: str = "checkpoints/autoencoder.pt"  # decodes a third of the reader's faces
+    only: str = ""  # train just this one (reader, features, sync); the others are in --weights
+    steps_reader: int = 10000  # optimiser steps; your own clips have no reader
     people: int = 20000  # for the reader, four frames each
     steps_features: int = 1000  # the same number again, much cheaper, for the clip features
-    steps_sync: int = 800
+    steps_sync: int = 800  # optimiser steps
     batch: int = 64  # frames per step (reader, features)
     lr: float = 2e-3  # peak learning rate (AdamW, short warm-up, cosine decay to zero)
     log_every: int = 100  # steps
-    seed: int = 0
-    device: str = "auto"  # auto = cuda if there is one, else cpu
-    bf16: bool = (
-        False  # run the networks in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)
-    )
 
 
 SMOKE = dict(

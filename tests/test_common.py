@@ -7,10 +7,12 @@ from torch.testing import assert_close
 
 from common import (
     Log,
+    Options,
     check_finite,
     half,
     load_checkpoint,
     mean_rows,
+    one_line_errors,
     parse,
     pick_device,
     resume_training,
@@ -21,12 +23,11 @@ from common import (
 
 
 @dataclass
-class Config:
+class Config(Options):
     steps: int = 10  # optimiser steps
     lr: float = 0.1  # learning rate
     fast: bool = False  # a switch
     out: str = "x"  # 100 % of it
-    seed: int = 0
 
 
 def test_every_field_is_an_option_and_smoke_gives_way_to_what_is_given():
@@ -49,17 +50,23 @@ def test_every_field_is_an_option_and_smoke_gives_way_to_what_is_given():
         ["--seed", str(2**63)],
     ],
 )
-def test_bad_options_end_with_code_2(bad, capsys):
-    with pytest.raises(SystemExit) as stop:
+def test_bad_options_end_with_one_line_and_code_2(bad, capsys):
+    with pytest.raises(SystemExit) as stop, one_line_errors():
         parse(Config, "", {}, bad)
-    assert stop.value.code == 2 and bad[0] in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and bad[0] in said and said.count("\n") == 1
+
+
+def test_an_option_of_a_few_names_what_it_may_be():
+    with pytest.raises(ValueError, match="--out must be a or b, got 'x'"):
+        Config().check("out", "a", "b")
 
 
 def test_help_carries_the_comments(capsys):
     with pytest.raises(SystemExit):
         parse(Config, "what it does", {}, ["--help"])
     text = capsys.readouterr().out
-    assert "optimiser steps" in text and "100 % of it" in text
+    assert "optimiser steps" in text and "100 % of it" in text and "toy set" in text
 
 
 def test_checkpoints_round_trip_and_leave_no_temporary_file(tmp_path):

@@ -138,11 +138,6 @@ def test_every_draw_is_a_fresh_one():
     assert (draws() != draws())[..., :4, :].all()
 
 
-def test_an_unknown_recipe_is_named():
-    with pytest.raises(ValueError, match="--recipe must be plain or toy, got 'fancy'"):
-        departures.check_recipe("fancy")
-
-
 def test_muon_takes_the_matrices_inside_the_blocks_and_adamw_all_else():
     model = small_unet()
     adamw, muon = make_optimisers(model, "toy", 1e-3, False)

@@ -1,5 +1,4 @@
-"""The toy data set: synthetic speech and procedural faces, so that the lip-sync of a generated
-video is measured exactly.
+"""The toy data set: synthetic speech and procedural faces, so that lip-sync is measured exactly.
 
     speech.py   babbled syllables whose phonemes, and so lip shapes, are known at every instant
     faces.py    a portrait drawn from an identity and eleven motion parameters per frame

@@ -1,14 +1,12 @@
-"""python -m tiny_data [--out data/tiny] [--seed 0]: build the toy data set's three splits and their
-contact sheets."""
+"""python -m tiny_data [--out data/tiny] [--seed 0]: build the toy set and its contact sheets."""
 
-import argparse
-
-from common import one_line_errors
+from common import Parser, one_line_errors
 from tiny_data import HOME, SPLITS, VIDEO_FRAMES, build
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, prog="python -m tiny_data")
+def arguments():
+    """The command line, checked. Raises ValueError."""
+    parser = Parser(__doc__)
     parser.add_argument("--out", default=HOME, help="folder to write (default: %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=0, help="another seed gives other people saying other things"
@@ -19,7 +17,12 @@ def main():
     args = parser.parse_args()
     if args.seed < 0 or (args.videos is not None and args.videos < 1):
         parser.error("--seed must be >= 0 and --videos >= 1")
+    return args
+
+
+def main():
     with one_line_errors():
+        args = arguments()
         for split in SPLITS:
             build(args.out, split, args.videos, args.seed)
     print(

@@ -1,11 +1,9 @@
-"""Your own clips: a folder of talking-head videos with sound -> frames and waves like those of the
-toy data.
+"""Your own clips: a folder of videos with sound -> frames and waves like the toy data's.
 
-    folder/*.mp4, mov, mkv, webm, avi ...  ->  25 fps, middle square, 64x64  +  16 kHz mono, cut to
-    the same length
+    folder/*.mp4, mov, mkv, webm ...  ->  25 fps, middle square, 64 x 64  +  16 kHz mono
 
-Five minutes of one steady, frontal face is enough to see the method work; the crop does not look
-for the face.
+Five minutes of one steady, frontal face are enough to see the method work; nothing looks for
+the face: it must be in the middle.
 """
 
 import os

@@ -1,10 +1,10 @@
 """A procedural talking portrait: (identity, motion per frame) -> 64 x 64 RGB frames, in NumPy.
 
-Every shape is a signed distance d in pixels (negative inside), drawn with coverage clip(1/2 - d, 0,
-1), which anti-aliases its edge over one pixel. All shapes are evaluated for all frames of a video
-at once. Lip motion comes from the phonemes (speech.py); head, gaze, brows and blinks are drawn at
-random: no model can know them from the sound, so it must learn their distribution. Distances follow
-Quilez, "2D distance functions", with first-order ones for ellipses.
+Every shape is a signed distance d in pixels (negative inside), drawn with coverage
+clip(1/2 - d, 0, 1), which anti-aliases its edge over one pixel. All shapes are evaluated for all
+frames of a video at once. Lip motion comes from the phonemes (speech.py); head, gaze, brows and
+blinks are drawn at random: no model can know them from the sound, so it must learn their
+distribution. Distances follow Quilez, "2D distance functions", with first-order ones for ellipses.
 """
 
 import numpy as np
