@@ -50,12 +50,17 @@ class Options:
     def check(self, name, *allowed):
         """Raises ValueError unless the option `name` is one of those allowed."""
         if getattr(self, name) not in allowed:
-            raise ValueError(
-                f"{option(name)} must be {' or '.join(allowed)}, got {getattr(self, name)!r}"
-            )
+            choices = " or ".join(filter(None, allowed))
+            raise ValueError(f"{option(name)} must be {choices}, got {getattr(self, name)!r}")
 
 
 POSITIVE = ("batch", "frames", "channels", "people", "steps", "last_steps", "target_steps")
+
+
+def smoke(name, **more):
+    """What --smoke puts in place of a Config's defaults: everything runs, at toy size."""
+    out = f"out/smoke/{name}"
+    return dict(data="data/smoke", videos=4, out=out, weights=f"{out}.pt") | more
 
 
 class Parser(argparse.ArgumentParser):

@@ -37,6 +37,7 @@ from common import (
     pick_device,
     resume_training,
     save_training,
+    smoke,
     update_ema,
 )
 from departures import motion_basis, noise_source
@@ -44,6 +45,7 @@ from diffusion import T, add_noise, trailing_timesteps, v_loss, v_target, x0_fro
 from latents import contact_sheet
 from student import (
     adam,
+    draws,
     load_data,
     network_of,
     optimise,
@@ -81,24 +83,11 @@ class Config(Options):
         self.check("simulate", "backward", "data")
 
 
-SMOKE = dict(
-    data="data/smoke",
-    videos=4,
-    out="out/smoke/stage1",
-    weights="out/smoke/stage1.pt",
-    autoencoder="out/smoke/autoencoder.pt",
-    teacher="out/smoke/teacher.pt",
-    steps=4,
-    warm_fake=1,
-    batch=2,
-    fake_updates=2,
-    save_every=2,
-)
-WARMUP, EMA, LOG_EVERY = (
-    20,
-    0.99,
-    10,
-)  # student updates; largest decay of the moving average (common.update_ema); iterations
+SMOKE = smoke("stage1", autoencoder="out/smoke/autoencoder.pt", teacher="out/smoke/teacher.pt")
+SMOKE |= dict(steps=4, warm_fake=1, batch=2, fake_updates=2, save_every=2)
+WARMUP = 20  # student updates
+EMA = 0.99  # largest decay of the moving average, which is what is shipped (common.update_ema)
+LOG_EVERY = 10  # iterations
 
 
 # ---------------------------------------------------------------- the equations
@@ -178,21 +167,14 @@ def train(cfg, resume=False):
     optimiser, fake_optimiser = adam(student, cfg.lr), adam(fake, cfg.fake_lr)
 
     # 5 resume
-    parts = dict(
-        student=student, fake=fake, ema=ema, optimiser=optimiser, fake_optimiser=fake_optimiser
-    )
+    parts = dict(student=student, fake=fake, ema=ema)
+    parts |= dict(optimiser=optimiser, fake_optimiser=fake_optimiser)
     first = resume_training(cfg, "stage1", generator, **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
-
-    def uniform():
-        return torch.rand(cfg.batch, generator=generator).to(device)  # (B,) in [0, 1)
-
-    def fresh():
-        shape = cfg.batch, network["frames"], *clips.latents.shape[1:]
-        return torch.randn(shape, generator=generator).to(device)
-
+    uniform, fresh = draws(cfg.batch, clips, generator)
     student_noise = noise_source(cfg.recipe, "student", fresh, student.motion)
     score_noise = noise_source(cfg.recipe, "teacher", fresh)
+    bfloat16 = partial(torch.autocast, device.type, torch.bfloat16, cfg.bf16)
 
     # 6 loop
     for step in range(first, cfg.steps):
@@ -202,10 +184,7 @@ def train(cfg, resume=False):
         # batch: clips, and the student's answer after k of its steps, k drawn
         x0, cond = clips.batch(cfg.batch, generator, network["context"])
         k = 1 + int(torch.randint(cfg.target_steps, (), generator=generator))
-        with (
-            torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16),
-            torch.set_grad_enabled(updates >= 0),
-        ):
+        with bfloat16(), torch.set_grad_enabled(updates >= 0):
             if cfg.simulate == "backward":
                 x0_hat = rollout(student, cond, student_noise, taus[:k])  # (B, F, C, H, W)
             else:
@@ -216,7 +195,7 @@ def train(cfg, resume=False):
         if updates >= 0:
             t = T * (0.02 + 0.96 * uniform())
             xt = add_noise(x0_hat.detach(), score_noise(), t)
-            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16), torch.no_grad():
+            with bfloat16(), torch.no_grad():
                 x0_real = real_score(teacher, xt, t, cond, cfg.s_ref, cfg.s_audio)
                 x0_fake = fake_score(fake, xt, t, cond)
             g = dmd_gradient(x0_fake, x0_real, x0_hat, cond.mask)
@@ -227,10 +206,9 @@ def train(cfg, resume=False):
             update_ema(ema, student, updates, EMA)  # ema
 
         # the fake score's steps, after the student's: had it just been trained on these very
-        # samples, it
-        # would know them by heart and g would be biased
+        # samples, it would know them by heart and g would be biased
         for _ in range(cfg.fake_updates):
-            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
+            with bfloat16():
                 loss = fake_loss(fake, x0_hat, cond, T * (1 - uniform()), score_noise())
             optimise(step, "fake score", fake, fake_optimiser, cfg.fake_lr * decay, loss)
             row["fake_loss"] = row.get("fake_loss", 0.0) + loss.item() / cfg.fake_updates

@@ -41,6 +41,7 @@ from common import (
     pick_device,
     resume_training,
     save_training,
+    smoke,
     update_ema,
 )
 from departures import noise_source
@@ -49,6 +50,7 @@ from distill_stage1 import load_stage1
 from latents import contact_sheet, preview
 from student import (
     adam,
+    draws,
     load_data,
     network_of,
     optimise,
@@ -90,26 +92,12 @@ class Config(Options):
             raise ValueError(f"--disc-noise is a share of T, 0 to 1, got {self.disc_noise}")
 
 
-SMOKE = dict(
-    data="data/smoke",
-    videos=4,
-    out="out/smoke/stage2",
-    weights="out/smoke/stage2.pt",
-    autoencoder="out/smoke/autoencoder.pt",
-    student="out/smoke/stage1.pt",
-    batch=2,
-    warm_disc=1,
-    phase_steps=1,
-    last_steps=2,
-    curriculum=1,
-    save_every=2,
-)
-WARMUP, EMA, LOG_EVERY = (
-    10,
-    0.99,
-    10,
-)  # student updates of each phase; largest decay of the moving average; iterations
-SIGMA = 0.1  # σ_p of the penalties' noise
+SMOKE = smoke("stage2", autoencoder="out/smoke/autoencoder.pt", student="out/smoke/stage1.pt")
+SMOKE |= dict(batch=2, warm_disc=1, phase_steps=1, last_steps=2, curriculum=1, save_every=2)
+WARMUP = 10  # student updates of each phase
+EMA = 0.99  # largest decay of the moving average, which is what is shipped (common.update_ema)
+LOG_EVERY = 10  # iterations
+SIGMA = 0.1  # σ_p of the penalties' noise: λ and σ_p together act like R1 with γ = 2 λ σ_p²
 
 
 class Phase(NamedTuple):
@@ -125,12 +113,8 @@ def phases(cfg):
     warm_up = Phase(4, 4, cfg.warm_disc, student_learns=False)
     if not cfg.progressive:
         return [warm_up, Phase(4, 1, 2 * cfg.phase_steps + cfg.last_steps)]
-    return [
-        warm_up,
-        Phase(4, 3, cfg.phase_steps),
-        Phase(3, 2, cfg.phase_steps),
-        Phase(2, 1, cfg.last_steps),
-    ]
+    first, second = Phase(4, 3, cfg.phase_steps), Phase(3, 2, cfg.phase_steps)
+    return [warm_up, first, second, Phase(2, 1, cfg.last_steps)]
 
 
 # ---------------------------------------------------------------- the equations
@@ -234,22 +218,18 @@ class Discriminator(nn.Module):
     def __init__(self, network, widths):
         super().__init__()
         self.network = network
-        self.heads = nn.ModuleList(
-            nn.Sequential(
-                nn.GroupNorm(8, c), nn.Conv2d(c, c, 1), nn.SiLU(), nn.Conv2d(c, 1, 1, bias=False)
-            )
-            for c in widths
-        )
-        for head in self.heads:
-            nn.init.zeros_(head[-1].weight)
+        self.heads = nn.ModuleList()
+        for c in widths:
+            last = nn.Conv2d(c, 1, 1, bias=False)
+            nn.init.zeros_(last.weight)
+            head = nn.Sequential(nn.GroupNorm(8, c), nn.Conv2d(c, c, 1), nn.SiLU(), last)
+            self.heads.append(head)
 
     def forward(self, xt, t, cond):
         levels = self.network.features(xt, t, cond)  # (B F, c, h, w) each
-        free = 1 - cond.mask
-        values = sum(head(h).float().sum((1, 2, 3)) for head, h in zip(self.heads, levels)).view_as(
-            free
-        )  # (B, F)
-        return (values * free).sum(1) / free.sum(1)
+        values = sum(head(h).float().sum((1, 2, 3)) for head, h in zip(self.heads, levels))
+        free = 1 - cond.mask  # (B, F)
+        return (values.view_as(free) * free).sum(1) / free.sum(1)
 
 
 load_stage2 = partial(load_teacher, kind="stage2")
@@ -268,10 +248,8 @@ def train(cfg, resume=False):
     autoencoder = load_autoencoder(cfg.autoencoder, device)
     reference, made = load_stage1(cfg.student, device)
     if made.get("target_steps", 4) != 4:
-        raise ValueError(
-            f"{cfg.student} is a student of {made['target_steps']} steps: stage 2 starts from one "
-            "of 4"
-        )
+        steps = made["target_steps"]
+        raise ValueError(f"{cfg.student} has {steps} steps: stage 2 starts from a student of 4")
     cfg, network = with_recipe(cfg, made), network_of(made)
     clips, held_out, judge = load_data(cfg, network["frames"], autoencoder, device)
 
@@ -279,33 +257,23 @@ def train(cfg, resume=False):
     student = trainable(deepcopy(reference))
     ema = deepcopy(student).eval().requires_grad_(False)
     x0, cond = preview(held_out, 1)
-    widths = [
-        level.shape[1] for level in reference.features(x0, torch.zeros(1, device=device), cond)
-    ]
-    disc = Discriminator(trainable(deepcopy(reference)), widths).to(
-        device, memory_format=torch.channels_last
-    )
+    levels = reference.features(x0, torch.zeros(1, device=device), cond)
+    disc = Discriminator(trainable(deepcopy(reference)), [level.shape[1] for level in levels])
+    disc = disc.to(device, memory_format=torch.channels_last)
     reference_sampler = student_sampler(reference, made)
 
     # 4 optimisers
     optimiser, disc_optimiser = adam(student, cfg.lr), adam(disc, cfg.disc_lr)
 
     # 5 resume
-    parts = dict(
-        student=student, disc=disc, ema=ema, optimiser=optimiser, disc_optimiser=disc_optimiser
-    )
+    parts = dict(student=student, disc=disc, ema=ema)
+    parts |= dict(optimiser=optimiser, disc_optimiser=disc_optimiser)
     first = resume_training(cfg, "stage2", generator, **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
     plan = [(phase, i) for phase in phases(cfg) for i in range(phase.updates)]
-
-    def uniform():
-        return torch.rand(cfg.batch, generator=generator).to(device)  # (B,) in [0, 1)
-
-    def fresh():
-        shape = cfg.batch, network["frames"], *clips.latents.shape[1:]
-        return torch.randn(shape, generator=generator).to(device)
-
+    uniform, fresh = draws(cfg.batch, clips, generator)
     student_noise = noise_source(cfg.recipe, "student", fresh, student.motion)
+    bfloat16 = partial(torch.autocast, device.type, torch.bfloat16, cfg.bf16)
 
     # 6 loop
     for step in range(first, len(plan)):
@@ -315,31 +283,22 @@ def train(cfg, resume=False):
         x0, cond = clips.batch(cfg.batch, generator, network["context"])
         last = draw_last(phase.before, phase.steps, i, cfg.curriculum, uniform())
         taus = warm_timesteps(phase.steps, i, cfg.curriculum, last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-            with torch.set_grad_enabled(phase.student_learns):
-                x0_hat = rollout(
-                    student, cond, student_noise, taus
-                )  # gradient through the last step only
+        with bfloat16(), torch.set_grad_enabled(phase.student_learns):
+            x0_hat = rollout(student, cond, student_noise, taus)  # gradient: last step only
+        with bfloat16():
             x_ref = reference_sampler(cond, fresh)
 
-        # the discriminator's step. In the same noise real and false clips overlap; context stays
-        # clean
+        # the discriminator's step: all three in the same noise, context clean
         t, eps = cfg.disc_noise * T * uniform(), fresh()
         xt_real, xt_ref = (hold_context(add_noise(x, eps, t), cond) for x in (x0, x_ref))
         xt_fake = hold_context(add_noise(x0_hat, eps, t), cond)
-        xts = (
-            xt_real,
-            xt_fake.detach(),
-            xt_ref,
-        )  # detach: the discriminator must not train the student
+        xts = xt_real, xt_fake.detach(), xt_ref  # detach: D must not train the student
         penalty_noises = [fresh() for _ in xts]
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
+        with bfloat16():
             values = real, fake, ref = [disc(xt, t, cond) for xt in xts]
             loss_d = disc_objective(cfg.gan, real, ref, fake, cfg.self_compare)
-            r1, r2, r3 = (
-                penalty(disc, xt, t, cond, value, n)
-                for xt, value, n in zip(xts, values, penalty_noises)
-            )
+            triples = zip(xts, values, penalty_noises)
+            r1, r2, r3 = (penalty(disc, xt, t, cond, value, n) for xt, value, n in triples)
             r = r1 + r2 + r3 if cfg.self_compare else r1 + r2
             loss_d = loss_d + cfg.penalty * r
         optimise(step, "discriminator", disc, disc_optimiser, cfg.disc_lr, loss_d)
@@ -356,7 +315,7 @@ def train(cfg, resume=False):
 
         # the student's step, against the discriminator that has just learnt
         if phase.student_learns:
-            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
+            with bfloat16():
                 with torch.no_grad():
                     real, ref = disc(xt_real, t, cond), disc(xt_ref, t, cond)
                 fake = disc(xt_fake, t, cond)

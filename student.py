@@ -17,6 +17,7 @@ from common import check_finite
 from departures import noise_source
 from diffusion import add_noise, trailing_timesteps, x0_from_v
 from evaluation import metrics
+from evaluation.measures import correlation, head_spread
 from latents import load_clips, preview, preview_noise
 from listener import Listener
 from teacher import hold_context
@@ -113,6 +114,20 @@ def trainable(network):
     return network
 
 
+def draws(size, clips, generator):
+    """-> uniform() (B,) in [0, 1), and fresh() -> ε like a batch of `size` clips; drawn on the CPU,
+    so alike on every device."""
+    shape = size, clips.frames, *clips.latents.shape[1:]
+
+    def uniform():
+        return torch.rand(size, generator=generator).to(clips.device)
+
+    def fresh():
+        return torch.randn(shape, generator=generator).to(clips.device)
+
+    return uniform, fresh
+
+
 def adam(network, lr):
     """The optimiser of both stages: no momentum, as usual for GANs."""
     params = network.parameters()
@@ -147,8 +162,8 @@ def quick_eval(sampler, clips, autoencoder, reader, motion):
         reader(f).view(*x0.shape[:2], -1).float().cpu().numpy() for f in (frames, true_frames)
     )
     truth = motion[: len(x0), : clips.frames]
-    found = {name: metrics.correlation(read[..., i], truth[..., i]) for i, name in enumerate(LIPS)}
-    found["spread"] = float((metrics.head_spread(read) / metrics.head_spread(true)).mean())
+    found = {name: correlation(read[..., i], truth[..., i]) for i, name in enumerate(LIPS)}
+    found["spread"] = float((head_spread(read) / head_spread(true)).mean())
     change, true_change = (
         f.unflatten(0, x0.shape[:2]).diff(dim=1).abs().mean() for f in (frames, true_frames)
     )

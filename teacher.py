@@ -31,6 +31,7 @@ from common import (
     pick_device,
     resume_training,
     save_training,
+    smoke,
     update_ema,
 )
 from departures import NOISE, make_optimisers, noise_source
@@ -73,75 +74,47 @@ class Config(Options):
             )
 
 
-SMOKE = dict(
-    videos=4,
-    steps=6,
-    batch=2,
-    channels=16,
-    warmup=2,
-    sound_steps=2,
-    log_every=2,
-    save_every=3,
-    sample_every=6,
-    out="out/smoke/teacher",
-    weights="out/smoke/teacher.pt",
-    autoencoder="out/smoke/autoencoder.pt",
-    data="data/smoke",
-)
-STEPS, S_REF, S_AUDIO = (
-    40,
-    1.1,
-    2.0,
-)  # the teacher's sampler: 40 steps of 3 branches = 120 evaluations, and their scales
+SMOKE = smoke("teacher", autoencoder="out/smoke/autoencoder.pt", channels=16, steps=6, batch=2)
+SMOKE |= dict(warmup=2, sound_steps=2, log_every=2, save_every=3, sample_every=6)
+STEPS, S_REF, S_AUDIO = 40, 1.1, 2.0  # the teacher's sampler: 40 steps of 3 branches
 
 
 # ---------------------------------------------------------------- the sampler
 
 
 def hold_context(x, cond, eps=None, t=None):
-    """x (B, F, C, H, W) with the places of context frames replaced by their true latents, noised to
-    t if ε and t are given."""
+    """x (B, F, C, H, W) with the true latents at context frames, noised to t if ε, t are given."""
     given = cond.context if eps is None else add_noise(cond.context, eps, t)
     mask = cond.mask[:, :, None, None, None]
     return mask * given + (1 - mask) * x
 
 
 def guided_v(model, xt, t, cond, s_ref, s_audio):
-    """The three branches as one batch of 3 B -> guided v̂. Two with s_ref = 1, where v(∅) cancels;
-    with both scales at 1 just the full one."""
+    """The branches as one batch -> guided v̂. 3 evaluations; 2 with s_ref = 1, where v(∅) cancels;
+    1 with both scales at 1."""
     if s_ref == 1 and s_audio == 1:
         return model(xt, t, cond)
-    keep = torch.tensor(
-        [[1, 0], [1, 1]] if s_ref == 1 else [[0, 0], [1, 0], [1, 1]],
-        dtype=xt.dtype,
-        device=xt.device,
-    )
-    n, (keep_ref, keep_audio) = len(keep), keep.repeat_interleave(len(xt), 0).T
-    branches = drop(
-        cond_map(cond, lambda x: x.repeat(n, *[1] * (x.ndim - 1))), keep_ref, keep_audio
-    )
-    v = model(xt.repeat(n, 1, 1, 1, 1), t.repeat(n), branches).chunk(n)
-    return guide(
-        v[0], *v[-2:], s_ref, s_audio
-    )  # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
+    keeps = [(1, 0), (1, 1)] if s_ref == 1 else [(0, 0), (1, 0), (1, 1)]  # portrait, sound
+    keep = torch.tensor(keeps, dtype=xt.dtype, device=xt.device).repeat_interleave(len(xt), 0)
+    n = len(keeps)
+    tiled = cond_map(cond, lambda x: x.repeat(n, *[1] * (x.ndim - 1)))
+    v = model(xt.repeat(n, 1, 1, 1, 1), t.repeat(n), drop(tiled, *keep.T)).chunk(n)
+    # of two branches, v[0] = v(ref) stands for v(none), times 1 - s_ref = 0
+    return guide(v[0], *v[-2:], s_ref, s_audio)
 
 
 @torch.no_grad()
 def ddim_sample(model, cond, eps, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
-    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps: 3 `steps` evaluations with guidance (2
-    `steps` with s_ref = 1), `steps` without.
+    """Noise ε (B, F, C, H, W) -> x0, in `steps` DDIM steps of guided_v.
 
     The places of context frames hold their true latents, noised to the same t, as in training. The
-    loss leaves these places out, so the network's answer there is thrown away; they are returned as
-    given.
+    loss leaves these places out, so what the network says there is thrown away.
     """
-    x = eps
-    ts = trailing_timesteps(steps)
+    x, ts = eps, trailing_timesteps(steps)
     for t, s in zip(ts, ts[1:]):
-        t, s = torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)
-        x = hold_context(
-            ddim_step(x, guided_v(model, x, t, cond, s_ref, s_audio), t, s), cond, eps, s
-        )
+        t, s = (torch.full((len(x),), time, device=x.device) for time in (t, s))
+        v = guided_v(model, x, t, cond, s_ref, s_audio)
+        x = hold_context(ddim_step(x, v, t, s), cond, eps, s)
     return x
 
 
@@ -149,9 +122,8 @@ def teacher_sampler(model, recipe, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
     """-> sampler(cond, noise) -> x0, with the recipe's noise."""
 
     def sampler(cond, noise):
-        return ddim_sample(
-            model, cond, noise_source(recipe, "teacher", noise)(), steps, s_ref, s_audio
-        )
+        eps = noise_source(recipe, "teacher", noise)()
+        return ddim_sample(model, cond, eps, steps, s_ref, s_audio)
 
     return sampler
 
@@ -161,9 +133,8 @@ def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
     missing or foreign file."""
 
     def make(config):
-        directions = (
-            0 if kind == "teacher" else NOISE["student"][config.get("recipe", "toy")].directions
-        )
+        recipe = config.get("recipe", "toy")
+        directions = 0 if kind == "teacher" else NOISE["student"][recipe].directions
         return UNet(config["channels"], directions=directions)
 
     model, config = load_network(path, kind, make)
@@ -186,74 +157,62 @@ def train(cfg, resume=False):
 
     # 3 networks
     model = UNet(cfg.channels).to(device, memory_format=torch.channels_last)
-    if not resume and videos.phones and cfg.sound_steps:
-        print(
-            "phones named right by the sound's tokens: "
-            f"{pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device):.1%}"
-        )
-    if (
-        videos.phones and cfg.sound_steps
-    ):  # a frozen listener, as wav2vec 2.0 is in the models that the paper
-        model.audio.requires_grad_(
-            False
-        )  # distils: while pictures are noise, training would silence it
+    if videos.phones and cfg.sound_steps:
+        if not resume:
+            right = pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device)
+            print(f"phones named right by the sound's tokens: {right:.1%}")
+        # frozen, as wav2vec 2.0 is in the models that the paper distils: while pictures are still
+        # noise, training would silence it
+        model.audio.requires_grad_(False)
     ema = deepcopy(model).requires_grad_(False)
-    looks = [
-        teacher_sampler(ema, cfg.recipe),
-        teacher_sampler(ema, cfg.recipe, steps=1, s_ref=1, s_audio=1),
-    ]
-    print(
-        f"UNet: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-        f"{len(clips.latents)} frames, {device}"
-    )
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"network: {count:.2f} M parameters, {len(clips.latents)} frames, {device}")
 
-    # 4 optimiser
+    # 4 optimisers
     optimisers = make_optimisers(model, cfg.recipe, cfg.lr, cfg.bf16)
 
     # 5 resume
-    parts = dict(model=model, ema=ema) | {
-        f"optimiser{i}": optimiser for i, optimiser in enumerate(optimisers)
-    }
+    parts = dict(model=model, ema=ema)
+    parts |= {f"optimiser{i}": optimiser for i, optimiser in enumerate(optimisers)}
     first = resume_training(cfg, "teacher", generator, **parts) if resume else 0
-    log, mean_loss = Log(cfg.out, cfg, device, resume), []
+    log, losses = Log(cfg.out, cfg, device, resume), []
 
     # 6 loop
     for step in range(first, cfg.steps):
-        x0, cond = clips.batch(
-            cfg.batch, generator, cfg.context, cfg.context_rate, cfg.ref_gap
-        )  # batch
-        u = (
-            (torch.rand((), generator=generator) + torch.arange(len(x0))) / len(x0) % 1
-        )  # stratified over [0, 1)
-        t = (T * (1 - u)).to(device)  # (0, T]: T is where sampling starts
+        # batch: t stratified over (0, T], T being where sampling starts
+        x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate, cfg.ref_gap)
+        u = (torch.rand((), generator=generator) + torch.arange(cfg.batch)) / cfg.batch % 1
+        t = (T * (1 - u)).to(device)
         eps = torch.randn(x0.shape, generator=generator).to(device)
-        drawn = torch.rand(len(x0), generator=generator).to(device)
-        keep_ref, keep_audio = (
-            (drawn > cfg.drop_ref).float(),
-            (drawn > cfg.drop_ref + cfg.drop_audio).float(),
-        )
+        drawn = torch.rand(cfg.batch, generator=generator).to(device)
+        keep_ref = (drawn > cfg.drop_ref).float()
+        keep_audio = (drawn > cfg.drop_ref + cfg.drop_audio).float()
 
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):  # loss
+        # loss
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             v_hat = model(add_noise(x0, eps, t), t, drop(cond, keep_ref, keep_audio))
         loss = v_loss(v_hat, v_target(x0, eps, t), cond.mask)
 
-        model.zero_grad(set_to_none=True)  # step
+        # step
+        model.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        decay = cosine_decay(max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
         check_finite(step, loss=loss.item(), gradient=norm.item())
+        decay = cosine_decay(max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
         lr = cfg.lr * min(1, (step + 1) / max(1, cfg.warmup)) * decay
         for optimiser in optimisers:
             optimiser.param_groups[0]["lr"] = lr
             optimiser.step()
         update_ema(ema, model, step, cfg.ema)  # ema
-        mean_loss.append(loss.item())
+        losses.append(loss.item())
 
         if (step + 1) % cfg.log_every == 0:  # log
-            log(step + 1, loss=float(np.mean(mean_loss)), gradient=norm.item(), lr=lr)
-            mean_loss = []
+            log(step + 1, loss=float(np.mean(losses)), gradient=norm.item(), lr=lr)
+            losses = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:  # sample
-            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", looks, held_out, autoencoder)
+            rows = [teacher_sampler(ema, cfg.recipe)]
+            rows += [teacher_sampler(ema, cfg.recipe, steps=1, s_ref=1, s_audio=1)]
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", rows, held_out, autoencoder)
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:  # save
             save_training(cfg, "teacher", step + 1, generator, **parts)
     return ema

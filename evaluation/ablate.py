@@ -25,6 +25,8 @@ from common import Parser, one_line_errors, parse, pick_device
 from distill_stage1 import load_stage1
 from evaluation import metrics
 from evaluation import table as evaluate
+from evaluation.judge import Judge
+from evaluation.truth import truth_of
 from sample import load_to_sample
 from student import student_sampler
 
@@ -100,11 +102,9 @@ def ablate(args):
         metrics.load_metrics(args.metrics, device),
         tiny_data.load(base.data, "test", base.videos),
     )
-    truth = evaluate.truth_of(
-        videos, 0, args.clips, min(28, int(np.diff(videos.starts).min())), device
-    )
+    truth = truth_of(videos, 0, args.clips, min(28, int(np.diff(videos.starts).min())), device)
     judge, ref = (
-        metrics.Judge(truth, nets, device),
+        Judge(truth, nets, device),
         autoencoder.encode(to_pixels(truth.portraits, device)),
     )
     judge(truth.frames)  # judges and clips that cannot do complain now, not after the training

@@ -14,149 +14,69 @@ numbers are worth.
 import json
 import os
 import platform
-import sys
-import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 import tiny_data
-from audio_features import FPS, FRAME, audio_windows, log_mel
+from audio_features import FPS
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import Parser, one_line_errors, pick_device
 from distill_stage1 import load_stage1
 from distill_stage2 import load_stage2
 from evaluation import metrics
-from latents import Cond
-from sample import CHUNK, CONTEXT, generate_latents, load_to_sample, toy_portrait
+from evaluation.judge import Judge
+from evaluation.speed import speeds
+from evaluation.truth import floors, redrawn, ten_seconds, truth_of
+from sample import CHUNK, generate_latents, load_to_sample
 from student import student_sampler
 from teacher import load_teacher, teacher_sampler
-from tiny_data import FIRST_SEED, faces, speech
 
 AT_ONCE = 8  # videos that are generated together
-LONG = 10 * FPS  # frames of the long videos, of which the last second is compared with the portrait
 FIXED = ("autoencoder", "blurred", "frozen", "still")  # rows without chance: one run is enough
-#                      good is   meaning
-METRICS = {
-    "nfe": (
-        "",
-        "network evaluations for one chunk of video: the teacher's 120 are 40 steps of 3 "
-        "guidance branches",
-    ),
-    "jaw_corr": (
-        "up",
-        "correlation of the jaw opening read from the pixels with the true one of the sentence, "
-        "over all frames of all videos",
-    ),
-    "width_corr": ("up", "the same for the width of the lips"),
-    "round_corr": ("up", "the same for the rounding of the lips"),
-    "jaw_mae": ("down", "mean absolute error of the jaw opening, which goes from 0 to 1"),
-    "width_mae": ("down", "the same for the width of the lips"),
-    "round_mae": ("down", "the same for the rounding of the lips"),
-    "lag": (
-        "0",
-        "frames of 40 ms by which the jaw comes after the sound, where its correlation is best",
-    ),
-    "closed_rate": (
-        "up",
-        "share of the frames within m, b, p in which the lips are shut (jaw read below 0.15)",
-    ),
-    "open_rate": (
-        "up",
-        "share of the frames within wide vowels in which the mouth is open (jaw read above 0.35)",
-    ),
-    "sync_c": (
-        "up",
-        "Sync-C: median minus minimum of the lip-sound distance over offsets of ±15 frames; "
-        "certainty that they belong together",
-    ),
-    "sync_d": ("down", "Sync-D: the minimum of that distance"),
-    "sync_offset": (
-        "0",
-        "frames by which the sound comes after the lips at that minimum, median over videos; "
-        "Sync-C and Sync-D are blind to it",
-    ),
-    "fid": (
-        "down",
-        "FID-toy: Fréchet distance of single frames' features to those of the true videos of the "
-        "same people",
-    ),
-    "fvd": ("down", "FVD-toy: the same for clips of 16 frames, so it sees motion"),
-    "head_std_ratio": (
-        "1",
-        "how far the head moves and rolls (standard deviation within a video), over the data's: "
-        "the mean of the next three",
-    ),
-    "head_x_ratio": ("1", "the same for its sideways motion alone"),
-    "head_y_ratio": ("1", "the same for its motion up and down"),
-    "roll_ratio": ("1", "the same for its roll"),
-    "lid_std_ratio": (
-        "1",
-        "the same for the lids' closure: finer than counting a few blinks, half a blink counts "
-        "half",
-    ),
-    "blink_rate_ratio": ("1", "blinks per second over the data's"),
-    "blink_seconds": ("data", "mean duration of a blink"),
-    "diversity": (
-        "1",
-        "how differently the head moves from seed to seed for one portrait and sentence, over "
-        "the data's own; 0 = always the same",
-    ),
-    "frame_change_ratio": (
-        "1",
-        "mean change from frame to frame, over the data's: above 1 flickers, below 1 is stiff",
-    ),
-    "moving_share_ratio": (
-        "1",
-        "share of the pixels that change by more than 3 levels from frame to frame, over the "
-        "data's: flicker that can be seen",
-    ),
-    "identity": (
-        "up",
-        "cosine of the identity embeddings of frame and portrait; compare with `real` and with "
-        "other people's value in the setting",
-    ),
-    "colour_shift": (
-        "down",
-        "mean difference of a video's mean colour from the true video's, in levels of 255",
-    ),
-    "contrast_ratio": ("1", "standard deviation of the pixels, over the data's"),
-    "drift": (
-        "down",
-        "mean difference of the mean colour between a video's first and last 12 frames, in "
-        "levels of 255; data's own in `real`",
-    ),
-    "identity_10s": (
-        "up",
-        "cosine of the identity embeddings of the portrait and the last second of a video of ten",
-    ),
-    "colour_10s": (
-        "down",
-        "mean difference of the face's colour between the portrait and that second, in levels of "
-        "255",
-    ),
-    "denoise_ms_per_frame": ("down", "denoiser's time per new frame, one video at a time"),
-    "total_ms_per_frame": ("down", "the same with sound features and decoder"),
-    "first_chunk_ms": ("down", "time from the sound to the first 16 decoded frames"),
-    "rtf": (
-        "up",
-        "real-time factor: seconds of video per second of computing; above 1 is faster than speech",
-    ),
-    "speedup": ("up", "the teacher's denoising time over this one's, measured in the same run"),
-    "peak_mb": (
-        "down",
-        "largest memory of the whole evaluating process so far, not of the model alone",
-    ),
-}
+LEGEND = """
+nfe                  |      | network evaluations for one chunk; 120 = 40 steps x 3 branches
+jaw_corr             | up   | correlation of the jaw opening read from the pixels with the true one
+width_corr           | up   | the same for the width of the lips
+round_corr           | up   | the same for the rounding of the lips
+lag                  | 0    | frames by which the jaw comes after the sound, at its best correlation
+closed_rate          | up   | share of the frames within m, b, p with lips shut (jaw below 0.15)
+open_rate            | up   | share of those within wide vowels with mouth open (jaw above 0.35)
+sync_c               | up   | Sync-C: median minus minimum of the lip-sound distance over ±15 frames
+sync_d               | down | Sync-D: that minimum; both are blind to a constant lag
+sync_offset          | 0    | frames by which the sound comes after the lips at that minimum
+fid                  | down | FID-toy: Fréchet distance of frames' features to the true videos'
+fvd                  | down | FVD-toy: the same for clips of 16 frames, so it sees motion
+head_std_ratio       | 1    | the head's spread in a video over the data's: mean of the next three
+head_x_ratio         | 1    | ... sideways
+head_y_ratio         | 1    | ... up and down
+roll_ratio           | 1    | ... its roll
+lid_std_ratio        | 1    | the same for the lids' closure: half a blink counts half
+blink_rate_ratio     | 1    | blinks per second over the data's
+diversity            | 1    | how differently heads move from seed to seed, over the data's own
+frame_change_ratio   | 1    | mean change from frame to frame over the data's: more is flicker
+moving_share_ratio   | 1    | share of pixels that change by over 3 levels a frame, over the data's
+identity             | up   | cosine of the identity embeddings of frame and portrait
+colour_shift         | down | mean colour of a video against the true video's, in levels of 255
+contrast_ratio       | 1    | standard deviation of the pixels, over the data's
+identity_10s         | up   | identity of the last second of a video of ten seconds
+colour_10s           | down | colour of the face in that second against the portrait's, in levels
+denoise_ms_per_frame | down | denoiser's time per new frame, one video at a time
+total_ms_per_frame   | down | the same with sound features and decoder
+first_chunk_ms       | down | time from the sound to the first 16 decoded frames
+rtf                  | up   | seconds of video per second of computing
+speedup              | up   | the teacher's denoising time over this one's, in the same run
+"""
+METRICS = dict(
+    (key, (good, meaning))
+    for key, good, meaning in (map(str.strip, row.split("|")) for row in LEGEND.strip().split("\n"))
+)  # key -> which direction is good, what it means
 SHOWN = (
-    "nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd head_std_ratio "
-    "blink_rate_ratio diversity frame_change_ratio moving_share_ratio "
-    "identity identity_10s colour_10s denoise_ms_per_frame rtf speedup"
+    "nfe jaw_corr width_corr round_corr sync_c fid fvd head_std_ratio blink_rate_ratio "
+    "frame_change_ratio moving_share_ratio identity_10s colour_10s denoise_ms_per_frame speedup"
 ).split()
 
 
@@ -201,117 +121,6 @@ def models(folder, device, bf16=False):
     return rows
 
 
-# ---------------------------------------------------------------- the data
-
-
-class Truth(NamedTuple):
-    """V true videos of F frames, and what is needed to make them again."""
-
-    frames: np.ndarray  # (V, F, 64, 64, 3) uint8
-    windows: (
-        torch.Tensor
-    )  # (V, F + 16, R, A): 16 more, in which the sound goes on, or is silent after its end
-    portraits: np.ndarray  # (V, 64, 64, 3) uint8, one a person
-    motion: np.ndarray  # (V, F, 11), or None for your own clips
-    closed: np.ndarray  # (V, F) within m b p, lips together
-    opened: np.ndarray  # (V, F) within wide vowels
-    seeds: list  # of the toy videos, or None
-
-
-def truth_of(videos, first, count, n_frames, device):
-    """The first n_frames frames of `count` videos from video `first` on. The toy portrait is
-    neutral and looks ahead, so it tells nothing of the video's motion; your own clips have no other
-    picture than one of their frames: the last one."""
-    pick = range(first, min(first + count, len(videos.starts) - 1))
-    frames = np.stack([videos.frames[videos.starts[i] : videos.starts[i] + n_frames] for i in pick])
-    windows = torch.from_numpy(
-        np.stack([videos.windows(i, more=CHUNK)[: n_frames + CHUNK] for i in pick])
-    ).to(device)
-    if not len(videos.motion):
-        return Truth(
-            frames,
-            windows,
-            np.stack([videos.frames[videos.starts[i + 1] - 1] for i in pick]),
-            None,
-            None,
-            None,
-            None,
-        )
-    motion = np.stack([videos.motion[videos.starts[i] : videos.starts[i] + n_frames] for i in pick])
-    seeds = [FIRST_SEED["test"] + i for i in pick]
-    if not np.array_equal(faces.render(faces.identity(seeds[0]), motion[0, :1])[0], frames[0, 0]):
-        raise ValueError(
-            "the toy set was not built with seed 0 by this version: build it again with python "
-            "-m tiny_data"
-        )
-    portraits = np.stack([toy_portrait(s) for s in seeds])
-    symbols = np.array(
-        [
-            [
-                next((p[0] for p in videos.phones[i] if p[1] <= (k + 0.5) / FPS < p[2]), "_")
-                for k in range(n_frames)
-            ]
-            for i in pick
-        ]
-    )
-    closed = np.isin(symbols, speech.CLOSED) & (motion[..., 0] < 0.05)  # a stop's release is open
-    opened = np.isin(symbols, [s for s, p in speech.PHONES.items() if p.jaw >= 0.7]) & (
-        motion[..., 0] > 0.5
-    )
-    return Truth(frames, windows, portraits, motion, closed, opened, seeds)
-
-
-def redrawn(truth, seed):
-    """The same people saying the same, with heads, blinks and gaze drawn anew: the renderer's own
-    answer, what a perfect model would make. No real data set can offer this row."""
-    return np.stack(
-        [
-            faces.render(faces.identity(s), faces.motion(s + 777_000_000 * (seed + 1), m[:, :3]))
-            for s, m in zip(truth.seeds, truth.motion)
-        ]
-    )
-
-
-def floors(truth, autoencoder, device):
-    """The rows that are no models -> [(name, nfe, function(seed) -> frames (V, F, 64, 64, 3)
-    uint8)]."""
-
-    def per_video(edit):
-        return np.stack([to_uint8(edit(to_pixels(f, device))) for f in truth.frames])
-
-    def still(seed):
-        return np.broadcast_to(truth.portraits[:, None], truth.frames.shape)
-
-    def frozen(seed):
-        return np.broadcast_to(truth.frames[:, :1], truth.frames.shape)
-
-    def shuffled(seed):
-        return truth.frames[:, np.random.default_rng(seed).permutation(truth.frames.shape[1])]
-
-    rows = (
-        [("real", 0, partial(redrawn, truth))]
-        if truth.seeds
-        else [("real", 0, lambda seed: truth.frames)]
-    )
-    return rows + [
-        (
-            "autoencoder",
-            0,
-            lambda seed: per_video(lambda x: autoencoder.decode(autoencoder.encode(x))),
-        ),
-        (
-            "blurred",
-            0,
-            lambda seed: per_video(
-                lambda x: metrics.blurred(x, torch.full((len(x),), 0.5, device=device))
-            ),
-        ),
-        ("frozen", 0, frozen),
-        ("shuffled", 0, shuffled),
-        ("still", 0, still),
-    ]
-
-
 # ---------------------------------------------------------------- measuring
 
 
@@ -338,80 +147,6 @@ def speak(sampler, truth, ref, autoencoder, seed, bf16=False):
                 for x in torch.cat(list(group), 1)
             ]
         )
-
-
-def ten_seconds(truth, people):
-    """The first `people` of truth for ten seconds: the sentences of their neighbours follow their
-    own. Only windows and motion."""
-    n_frames = truth.frames.shape[1]
-    order = range(-(-(LONG + CHUNK) // n_frames))
-
-    def joined(x):
-        return (
-            None
-            if x is None
-            else torch.cat(
-                [torch.as_tensor(x)[:, :n_frames].roll(-k, 0)[:people] for k in order], 1
-            )
-        )
-
-    motion = joined(truth.motion)
-    return truth._replace(
-        windows=joined(truth.windows)[:, : LONG + CHUNK],
-        motion=None if motion is None else motion[:, :LONG].numpy(),
-        frames=np.broadcast_to(np.uint8(0), (people, LONG, 1, 1, 1)),
-        seeds=truth.seeds and truth.seeds[:people],
-    )
-
-
-@torch.no_grad()
-def speeds(samplers, truth, ref, autoencoder, device, rounds=5):
-    """Milliseconds of denoiser, decoder and sound features, one video at a time, in this process:
-    {name: sampler} -> {name: numbers}.
-
-    The models take turns, so that a machine that slows down slows them all: in each of `rounds`
-    rounds everything runs for a quarter of a second, once at least (the first of several runs warms
-    up and does not count). Medians over the rounds of the median within a round.
-    """
-    z = torch.randn(1, CHUNK, *ref.shape[1:], generator=torch.Generator().manual_seed(0)).to(device)
-    mask = (torch.arange(CHUNK, device=device) < CONTEXT).float()[None]
-    later = Cond(ref[:1], truth.windows[:1, :CHUNK], z * mask[:, :, None, None, None], mask)
-    first = later._replace(context=torch.zeros_like(z), mask=torch.zeros_like(mask))
-    wave = np.random.default_rng(0).standard_normal(CHUNK * FRAME).astype(np.float32)
-    jobs = {
-        (name, part): partial(sampler, cond, lambda: z)
-        for name, sampler in samplers.items()
-        for part, cond in (("first", first), ("later", later))
-    }
-    jobs |= {
-        "decode": lambda: to_uint8(autoencoder.decode(z[0])),
-        "features": lambda: audio_windows(log_mel(wave)).copy(),
-    }
-    times = {job: [] for job in jobs}
-    for job in rounds * list(jobs):
-        run = []
-        while sum(run) < 250:
-            torch.cuda.synchronize() if device.type == "cuda" else None
-            start = time.perf_counter()
-            jobs[job]()
-            torch.cuda.synchronize() if device.type == "cuda" else None
-            run.append(1000 * (time.perf_counter() - start))
-        times[job].append(np.median(run[1:] or run))
-    ms = {job: float(np.median(t)) for job, t in times.items()}
-    rest = ms["decode"] + ms["features"]
-    numbers = {}
-    for name in samplers:
-        denoise = ms[name, "later"] / (CHUNK - CONTEXT)
-        total = denoise + rest / CHUNK
-        numbers[name] = dict(
-            denoise_ms_per_frame=denoise,
-            decode_ms_per_frame=ms["decode"] / CHUNK,
-            features_ms_per_frame=ms["features"] / CHUNK,
-            total_ms_per_frame=total,
-            first_chunk_ms=ms[name, "first"] + rest,
-            rtf=1000 / FPS / total,
-        )
-    return numbers
 
 
 def diversity(reads):
@@ -441,7 +176,7 @@ def evaluate(args):
     n_frames = min(args.frames, int(np.diff(videos.starts).min()))
     truth = truth_of(videos, 0, args.clips, n_frames, device)
     judge, ref = (
-        metrics.Judge(truth, nets, device),
+        Judge(truth, nets, device),
         autoencoder.encode(to_pixels(truth.portraits, device)),
     )
 
@@ -485,12 +220,6 @@ def evaluate(args):
                     else redrawn(longer, args.seed)
                 )
                 row["identity_10s"], row["colour_10s"] = judge.faithfulness(frames[:, -FPS:])
-            with suppress(ImportError):  # Windows has no such module
-                import resource
-
-                row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-                    2**20 if sys.platform == "darwin" else 1024
-                )
             rows.append(row)
             bar.update(args.seeds)
         if samplers := {name: sampler for name, _, _, sampler in table if sampler}:

@@ -33,7 +33,8 @@ from common import (
     same_run,
     save_checkpoint,
 )
-from evaluation.metrics import CLIP, DISORDER, NETWORKS, READ, blurred, over, r_squared, sync_scores
+from evaluation.measures import sync_scores
+from evaluation.metrics import CLIP, DISORDER, NETWORKS, READ, blurred, over, r_squared
 from tiny_data import faces
 from tiny_data.faces import MOTION
 

@@ -625,7 +625,7 @@ def test_while_the_fake_score_warms_up_the_student_stays(workplace):
     "flag, message",
     [
         (dict(simulate="real"), "--simulate must be"),
-        (dict(target_steps=0), "--target-steps must be at least 1"),
+        (dict(target_steps=0), "--target-steps must be a finite number >= 1"),
         (dict(recipe="mine"), "--recipe must be plain or toy"),
     ],
 )

@@ -13,8 +13,9 @@ import tiny_data
 from autoencoder import load_autoencoder
 from common import save_checkpoint
 from departures import noise_source
-from evaluation import metrics
+from evaluation import metrics, speed, truth
 from evaluation import table as evaluate
+from evaluation.judge import Judge
 from latents import Cond
 from teacher import ddim_sample
 from tiny_data import FIRST_SEED, SPLITS
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 WANTED = (
     "model nfe jaw_corr width_corr round_corr lag sync_c sync_d sync_offset fid fvd "
     "head_std_ratio blink_rate_ratio identity "
-    "denoise_ms_per_frame total_ms_per_frame rtf peak_mb"
+    "denoise_ms_per_frame total_ms_per_frame rtf"
 ).split()
 
 
@@ -48,8 +49,8 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge(place):
-    truth = evaluate.truth_of(tiny_data.load(place / "data", "test"), 0, 6, 32, CPU)
-    return metrics.Judge(truth, metrics.load_metrics(SHIPPED / "metrics.pt"), CPU)
+    six = truth.truth_of(tiny_data.load(place / "data", "test"), 0, 6, 32, CPU)
+    return Judge(six, metrics.load_metrics(SHIPPED / "metrics.pt"), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def scores(judge):
     """What the judge says of the floors."""
     made = {
         name: source(0)
-        for name, _, source in evaluate.floors(
+        for name, _, source in truth.floors(
             judge.truth, load_autoencoder(SHIPPED / "autoencoder.pt"), CPU
         )
     }
@@ -135,9 +136,9 @@ def test_blur_is_worse_than_the_autoencoder(scores):
 
 
 def test_the_redrawn_truth_has_the_same_people_and_lips_and_another_head(judge):
-    again = evaluate.redrawn(judge.truth, 0)
+    again = truth.redrawn(judge.truth, 0)
     assert not np.array_equal(again, judge.truth.frames) and not np.array_equal(
-        again, evaluate.redrawn(judge.truth, 1)
+        again, truth.redrawn(judge.truth, 1)
     )
     assert FIRST_SEED["test"] + 777_000_000 > max(FIRST_SEED.values()) + max(SPLITS.values())
 
@@ -150,7 +151,7 @@ def test_only_changes_that_can_be_seen_count_as_moving(judge):
 
 
 def test_ten_seconds_are_each_ones_own_sentence_and_then_the_neighbours(judge):
-    longer, n = evaluate.ten_seconds(judge.truth, 2), judge.truth.frames.shape[1]
+    longer, n = truth.ten_seconds(judge.truth, 2), judge.truth.frames.shape[1]
     assert (
         longer.windows.shape[:2] == (2, 250 + 16)
         and longer.motion.shape[:2] == (2, 250)
@@ -274,11 +275,11 @@ def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_coun
             f"{name}, {'later' if cond.mask.any() else 'first'}", seconds
         )
 
-    monkeypatch.setattr(evaluate.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(evaluate, "log_mel", lambda x: spend("features", 0.1) or x)
-    monkeypatch.setattr(evaluate, "audio_windows", lambda x: x)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(speed, "log_mel", lambda x: spend("features", 0.1) or x)
+    monkeypatch.setattr(speed, "audio_windows", lambda x: x)
     coder = SimpleNamespace(decode=lambda z: spend("decode", 0.1) or torch.zeros(16, 3, 64, 64))
-    ms = evaluate.speeds(
+    ms = speed.speeds(
         {"slow": model("slow", 0.3), "quick": model("quick", 0.1)},
         judge.truth,
         torch.zeros(1, 16, 8, 8),
@@ -312,7 +313,7 @@ def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_coun
 
 
 def test_json_and_markdown_hold_every_row_and_number(place, capsys, monkeypatch):
-    speeds = evaluate.speeds
+    speeds = speed.speeds
     monkeypatch.setattr(evaluate, "speeds", lambda *args: speeds(*args[:5], rounds=1))
     files = {k: place / f"table.{k}" for k in ("json", "md")}
     evaluate.main(

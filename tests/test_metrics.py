@@ -10,7 +10,7 @@ from scipy import linalg
 import tiny_data
 from audio_features import FPS, audio_windows
 from autoencoder import load_autoencoder, to_pixels
-from evaluation import metrics, train_metrics
+from evaluation import measures, metrics, train_metrics
 from tiny_data import faces
 
 NEW = 5_000_000  # seeds of people and sentences in no split
@@ -50,7 +50,7 @@ def test_frechet_distance_of_diagonal_gaussians_is_the_closed_form():
         rng.uniform(0.1, 3, 5),
     )
     want = ((mu1 - mu2) ** 2).sum() + ((s1 - s2) ** 2).sum()
-    assert metrics.frechet_distance(mu1, np.diag(s1**2), mu2, np.diag(s2**2)) == pytest.approx(
+    assert measures.frechet_distance(mu1, np.diag(s1**2), mu2, np.diag(s2**2)) == pytest.approx(
         want, rel=1e-12
     )
 
@@ -61,21 +61,21 @@ def test_frechet_distance_agrees_with_scipys_matrix_square_root():
         (rng.normal(size=12), (lambda a: a @ a.T)(rng.normal(size=(12, 20)))) for _ in range(2)
     ]
     want = ((mu1 - mu2) ** 2).sum() + np.trace(c1 + c2 - 2 * linalg.sqrtm(c1 @ c2).real)
-    assert metrics.frechet_distance(mu1, c1, mu2, c2) == pytest.approx(want, rel=1e-9)
+    assert measures.frechet_distance(mu1, c1, mu2, c2) == pytest.approx(want, rel=1e-9)
 
 
 def test_frechet_distance_is_zero_for_equal_sets_and_a_shift_adds_its_square():
     a = np.random.default_rng(2).normal(size=(300, 16))
-    assert metrics.frechet_of_samples(a, a) == pytest.approx(0, abs=1e-9)
-    assert metrics.frechet_of_samples(a, a + 0.5) == pytest.approx(16 * 0.25, rel=1e-9)
+    assert measures.frechet_of_samples(a, a) == pytest.approx(0, abs=1e-9)
+    assert measures.frechet_of_samples(a, a + 0.5) == pytest.approx(16 * 0.25, rel=1e-9)
     with pytest.raises(ValueError, match="two clips or more"):
-        metrics.frechet_of_samples(a, a[:1])
+        measures.frechet_of_samples(a, a[:1])
 
 
 def test_frechet_distance_bears_singular_covariances():
     a = np.random.default_rng(3).normal(size=(6, 32))  # rank 5 in 32 dimensions
-    assert metrics.frechet_of_samples(a, a) == pytest.approx(0, abs=1e-6)
-    assert metrics.frechet_distance(
+    assert measures.frechet_of_samples(a, a) == pytest.approx(0, abs=1e-6)
+    assert measures.frechet_distance(
         np.zeros(3), np.zeros((3, 3)), np.ones(3), np.zeros((3, 3))
     ) == pytest.approx(3)
 
@@ -83,11 +83,11 @@ def test_frechet_distance_bears_singular_covariances():
 def test_frechet_distance_is_symmetric_and_says_what_does_not_fit():
     rng = np.random.default_rng(4)
     a, b = rng.normal(size=(50, 4)), rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4))
-    assert metrics.frechet_of_samples(a, b) == pytest.approx(
-        metrics.frechet_of_samples(b, a), rel=1e-9
+    assert measures.frechet_of_samples(a, b) == pytest.approx(
+        measures.frechet_of_samples(b, a), rel=1e-9
     )
     with pytest.raises(ValueError, match="covariances"):
-        metrics.frechet_distance(np.zeros(3), np.eye(4), np.zeros(3), np.eye(4))
+        measures.frechet_distance(np.zeros(3), np.eye(4), np.zeros(3), np.eye(4))
 
 
 # ---------------------------------------------------------------- numbers from tracks
@@ -95,30 +95,30 @@ def test_frechet_distance_is_symmetric_and_says_what_does_not_fit():
 
 def test_correlation_closed_forms():
     t = np.linspace(0, 2 * np.pi, 400, endpoint=False)
-    assert metrics.correlation(np.sin(t), 3 * np.sin(t) - 7) == pytest.approx(1)
-    assert metrics.correlation(np.sin(t), -np.sin(t)) == pytest.approx(-1)
-    assert metrics.correlation(np.sin(t), np.cos(t)) == pytest.approx(0, abs=1e-12)
-    assert metrics.correlation(np.sin(t), np.sin(t + 1)) == pytest.approx(math.cos(1))
+    assert measures.correlation(np.sin(t), 3 * np.sin(t) - 7) == pytest.approx(1)
+    assert measures.correlation(np.sin(t), -np.sin(t)) == pytest.approx(-1)
+    assert measures.correlation(np.sin(t), np.cos(t)) == pytest.approx(0, abs=1e-12)
+    assert measures.correlation(np.sin(t), np.sin(t + 1)) == pytest.approx(math.cos(1))
 
 
 def test_a_still_face_correlates_with_nothing():
     track = np.random.default_rng(0).random((3, 40))
-    assert metrics.correlation(np.full_like(track, 0.3, dtype=np.float32), track) == 0
-    assert metrics.best_lag(np.zeros((3, 40)), track) == 0
+    assert measures.correlation(np.full_like(track, 0.3, dtype=np.float32), track) == 0
+    assert measures.best_lag(np.zeros((3, 40)), track) == 0
 
 
 @pytest.mark.parametrize("k", [-8, -2, 0, 1, 5])
 def test_best_lag_finds_the_shift_and_positive_is_late(k):
     true = np.random.default_rng(1).normal(size=(4, 60)).cumsum(1)
     late = np.roll(true, k, axis=1)
-    assert metrics.best_lag(late, true) == k
-    assert metrics.best_lag(late[0], true[0]) == k
+    assert measures.best_lag(late, true) == k
+    assert measures.best_lag(late[0], true[0]) == k
 
 
 def test_blinks_are_counted_and_timed():
     track = np.zeros((1, 100))
     track[0, 20:25], track[0, 60:67] = 1, 1  # 5 and 7 frames in 4 s
-    rate, length = metrics.blink_statistics(track)
+    rate, length = measures.blink_statistics(track)
     assert rate == pytest.approx(2 / 4) and length == pytest.approx(6 / FPS)
 
 
@@ -126,30 +126,30 @@ def test_blinks_need_the_eye_to_open_again_between_them():
     wobble, noise = np.zeros((1, 50)), np.zeros((1, 50))
     wobble[0, 10:20] = [1, 0.5, 1, 0.4, 1, 0.5, 1, 0.35, 1, 0.5]  # never below 0.3: one blink
     noise[0, ::2] = 0.55  # never above 0.6: none
-    assert metrics.blink_statistics(wobble)[0] * 2 == pytest.approx(1)
-    rate, length = metrics.blink_statistics(noise)
+    assert measures.blink_statistics(wobble)[0] * 2 == pytest.approx(1)
+    rate, length = measures.blink_statistics(noise)
     assert rate == 0 and math.isnan(length)
 
 
 def test_a_blink_under_way_at_the_first_frame_does_not_count():
     track = np.zeros((1, 25))
     track[0, :4], track[0, 22:] = 1, 1  # the second one begins, and never ends
-    rate, length = metrics.blink_statistics(track)
+    rate, length = measures.blink_statistics(track)
     assert rate == pytest.approx(1) and math.isnan(length)
 
 
 def test_lip_rates_count_only_the_marked_frames():
     jaw = np.array([[0.0, 0.1, 0.2, 0.5, 0.9, 0.3]])
     closed, opened = np.array([[1, 1, 1, 0, 0, 0]], bool), np.array([[0, 0, 0, 1, 1, 1]], bool)
-    assert metrics.lip_rates(jaw, closed, opened) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
-    assert math.isnan(metrics.lip_rates(jaw, np.zeros_like(closed), opened)[0])
+    assert measures.lip_rates(jaw, closed, opened) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert math.isnan(measures.lip_rates(jaw, np.zeros_like(closed), opened)[0])
 
 
 def test_head_spread_is_within_a_video_not_between_videos():
     motion = np.zeros((2, 100, 7))
     motion[0, :, 3], motion[1, :, 3] = 10, -10
     motion[:, ::2, 4] = 2
-    np.testing.assert_allclose(metrics.head_spread(motion), [0, 1, 0])
+    np.testing.assert_allclose(measures.head_spread(motion), [0, 1, 0])
 
 
 # ---------------------------------------------------------------- Sync-C and Sync-D
@@ -158,7 +158,7 @@ def test_head_spread_is_within_a_video_not_between_videos():
 @pytest.mark.parametrize("k", [-15, -4, 0, 3, 15])
 def test_sync_reports_the_frames_by_which_the_sound_is_late(k):
     v = torch.randn(3, 80, 8, generator=torch.Generator().manual_seed(0))
-    c, d, offset = metrics.sync_scores(v, v.roll(k, 1))  # what is seen at i is heard at i + k
+    c, d, offset = measures.sync_scores(v, v.roll(k, 1))  # what is seen at i is heard at i + k
     assert (offset == k).all()
     np.testing.assert_allclose(d, 0, atol=1e-6)
     assert (c > 1).all()
@@ -167,17 +167,19 @@ def test_sync_reports_the_frames_by_which_the_sound_is_late(k):
 def test_sync_curve_is_the_mean_distance_at_each_offset():
     v, a = torch.zeros(1, 40, 4), torch.full((1, 40, 4), 1.5)
     np.testing.assert_allclose(
-        metrics.sync_curve(v, a), 3.0
+        measures.sync_curve(v, a), 3.0
     )  # the norm of (1.5, 1.5, 1.5, 1.5): not normalised
-    c, d, _ = metrics.sync_scores(v, a)
+    c, d, _ = measures.sync_scores(v, a)
     assert d[0] == pytest.approx(3) and c[0] == pytest.approx(0)
 
 
 def test_sync_leaves_out_offsets_with_too_few_pairs():
     v = torch.randn(1, 12, 4, generator=torch.Generator().manual_seed(1))
-    assert np.isfinite(metrics.sync_curve(v, v)).sum() == 15  # |offset| <= 7 leaves 5 pairs or more
+    assert (
+        np.isfinite(measures.sync_curve(v, v)).sum() == 15
+    )  # |offset| <= 7 leaves 5 pairs or more
     with pytest.raises(ValueError, match="at least 9 frames"):
-        metrics.sync_scores(v[:, :4], v[:, :4])
+        measures.sync_scores(v[:, :4], v[:, :4])
 
 
 def test_info_nce_of_a_blind_network_is_the_log_of_the_batch():
@@ -222,7 +224,7 @@ def test_the_reader_reads_what_the_autoencoder_makes_of_a_face_almost_as_well(ne
         lambda x: autoencoder.decode(autoencoder.encode(x)),
     ).numpy()
     for i, name in enumerate(metrics.READ):
-        assert metrics.correlation(read[:, i], m[:, i]) > 0.9, name
+        assert measures.correlation(read[:, i], m[:, i]) > 0.9, name
 
 
 def test_the_reader_follows_one_parameter_and_leaves_the_others(nets):
@@ -242,21 +244,21 @@ def test_the_reader_follows_one_parameter_and_leaves_the_others(nets):
 def test_sync_knows_true_sound_from_wrong_and_late_sound(nets, new_videos):
     frames, windows, _ = new_videos
     v, a = embeddings(nets, frames, windows)
-    c, d, offset = metrics.sync_scores(v, a)
-    wrong_c, wrong_d, _ = metrics.sync_scores(v, a.roll(1, 0))
+    c, d, offset = measures.sync_scores(v, a)
+    wrong_c, wrong_d, _ = measures.sync_scores(v, a.roll(1, 0))
     assert (np.abs(offset) <= 1).mean() > 0.8 and np.median(offset) == 0
     assert c.mean() > 2 * wrong_c.mean() and d.mean() < wrong_d.mean()
     assert (
-        np.median(metrics.sync_scores(v[:, 3:], a[:, :-3])[2]) == 3
+        np.median(measures.sync_scores(v[:, 3:], a[:, :-3])[2]) == 3
     )  # the sound three frames late
-    assert np.median(metrics.sync_scores(v[:, :-3], a[:, 3:])[2]) == -3
+    assert np.median(measures.sync_scores(v[:, :-3], a[:, 3:])[2]) == -3
 
 
 def test_a_still_face_has_no_sync(nets, new_videos):
     frames, windows, _ = new_videos
     still = np.broadcast_to(frames[:, :1], frames.shape)
-    c = metrics.sync_scores(*embeddings(nets, frames, windows))[0].mean()
-    assert metrics.sync_scores(*embeddings(nets, still, windows))[0].mean() < 0.5 * c
+    c = measures.sync_scores(*embeddings(nets, frames, windows))[0].mean()
+    assert measures.sync_scores(*embeddings(nets, still, windows))[0].mean() < 0.5 * c
 
 
 def test_features_see_blur_and_ghosts(nets, new_videos):
@@ -269,9 +271,9 @@ def test_features_see_blur_and_ghosts(nets, new_videos):
     ghost = metrics.over(
         nets["features"].frames, (frames // 2 + frames[:, ::-1] // 2).reshape(-1, 64, 64, 3), cpu
     ).numpy()
-    halves = metrics.frechet_of_samples(true[::2], true[1::2])
-    assert metrics.frechet_of_samples(true, blur) > 5 * halves
-    assert metrics.frechet_of_samples(true, ghost) > 5 * halves
+    halves = measures.frechet_of_samples(true[::2], true[1::2])
+    assert measures.frechet_of_samples(true, blur) > 5 * halves
+    assert measures.frechet_of_samples(true, ghost) > 5 * halves
 
 
 def test_clip_features_see_the_order_of_frames(nets, new_videos):
@@ -279,12 +281,12 @@ def test_clip_features_see_the_order_of_frames(nets, new_videos):
     net = nets["features"]
     f = metrics.over(net.frames, frames.reshape(-1, 64, 64, 3), torch.device("cpu")).view(6, 60, -1)
     clips = lambda f: net.clips(f).detach().numpy()
-    halves = metrics.frechet_of_samples(
+    halves = measures.frechet_of_samples(
         clips(f[:, :-1]), clips(f[:, 1:])
     )  # the same clips, one frame later
     shuffled = f[:, torch.randperm(60, generator=torch.Generator().manual_seed(0))]
-    assert metrics.frechet_of_samples(clips(f), clips(shuffled)) > 5 * halves
-    assert metrics.frechet_of_samples(clips(f), clips(f[:, :1].expand_as(f))) > 5 * halves
+    assert measures.frechet_of_samples(clips(f), clips(shuffled)) > 5 * halves
+    assert measures.frechet_of_samples(clips(f), clips(f[:, :1].expand_as(f))) > 5 * halves
 
 
 def test_identity_is_the_same_within_a_video_and_different_between_people(nets, new_videos):
