@@ -1,12 +1,12 @@
 """What our default recipe does otherwise than the method, behind one option: --recipe plain | toy.
 
-"plain" is the method: ε is independent in every frame and place, and AdamW trains everything. "toy"
-changes
+"plain" is the method: ε is independent in every frame and place, and AdamW trains everything.
+"toy" changes
 
 1. noise alike over frames:  ε' = √K ε over the frames,  K_fg = exp(−(f − g)² / 2ℓ²)
 2. no noise at the mouth:    ε' = 0 at the mouth's 12 of 64 places, where the sound decides
-3. noise where faces move:   ε' = Vᵀ V ε, V the principal directions of a frame's motion
-(students only) 4. Muon instead of AdamW for the teacher's matrices
+3. noise where faces move:   ε' = Vᵀ V ε in a student's noise, V the principal directions of motion
+4. Muon instead of AdamW     for the matrices and convolutions inside the teacher's blocks
 
 A recipe is stored in every checkpoint, and students inherit the teacher's: sampling needs no
 option. docs/departures.md says what each buys.
@@ -16,10 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-MOUTH = (
-    slice(4, 7),
-    slice(2, 6),
-)  # latent rows and columns in which the mouth lies, whatever the head does
+MOUTH = slice(4, 7), slice(2, 6)  # latent rows and columns of the mouth, whatever the head does
 
 
 class Noise(NamedTuple):
@@ -32,9 +29,8 @@ class Noise(NamedTuple):
 
 PLAIN = Noise()
 NOISE = {  # whose noise it is -> by recipe
-    # x_T of the teacher's sampler, and the noise in which stage 1 compares the scores: both ask the
-    # teacher,
-    # which was trained with independent noise. ...
+    # x_T of the teacher's sampler, and the noise in which stage 1 compares the scores. The teacher
+    # was trained with independent noise, so its ℓ is short: x_T must look like what it knows
     "teacher": dict(plain=PLAIN, toy=Noise(smooth=0.8, mouth=0.0)),
     # every ε of a student's sampler, in training and in use
     "student": dict(plain=PLAIN, toy=Noise(smooth=3.0, mouth=0.0, directions=256)),
