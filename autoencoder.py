@@ -44,8 +44,8 @@ class Config(Options):
     out: str = "out/autoencoder"  # log, contact sheets and the resumable checkpoint
     weights: str = "checkpoints/autoencoder.pt"  # where the trained network goes
     steps: int = 10000  # optimiser steps of encoder and decoder together
-    decoder_steps: int = 12000  # then, of the decoder alone, on pairs of frames: the latents stay
-    init: str = ""  # an autoencoder instead of the first phase: its latents stay
+    decoder_steps: int = 12000  # further steps for the decoder alone, on pairs of frames
+    init: str = ""  # train only the decoder of this autoencoder; its latents do not change
     batch: int = 32  # frames per step
     lr: float = 1e-3  # peak learning rate (AdamW, cosine decay to zero)
     noise: float = 0.03  # standard deviation of the noise on the latents, in units of theirs

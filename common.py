@@ -64,7 +64,7 @@ def smoke(name, **more):
 
 
 class Parser(argparse.ArgumentParser):
-    """What is wrong with a command line is one line, like every other error (ValueError)."""
+    """Reports a bad command line in one line, like every other ValueError."""
 
     def __init__(self, doc):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,7 +210,7 @@ def load_checkpoint(path, kind):
         found = (
             content.get("kind", "something else") if isinstance(content, dict) else "something else"
         )
-        raise ValueError(f"{path} holds {found!r}, but a {kind!r} checkpoint is wanted")
+        raise ValueError(f"{path} holds {found!r}: expected a {kind!r} checkpoint")
     return content
 
 
@@ -250,12 +250,14 @@ def same_run(cfg, saved, path):
     given = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in MAY_CHANGE}
     if given.keys() != saved.keys() - MAY_CHANGE:
         raise ValueError(
-            f"{path} was made by another version of the code: start again, or give another --out"
+            f"{path} comes from another version of the code: start over or choose another --out"
         )
     if other := [k for k, v in given.items() if saved[k] != v]:
         how = [option(f"no_{k}" if saved[k] is False else k) for k in other]
         how = [o if isinstance(saved[k], bool) else f"{o} {saved[k]}" for o, k in zip(how, other)]
-        raise ValueError(f"{path} was made with {', '.join(how)}: give the same, or another --out")
+        raise ValueError(
+            f"{path} was made with {', '.join(how)}: use the same options or another --out"
+        )
 
 
 def resume_training(cfg, kind, generator, **parts):

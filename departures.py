@@ -1,4 +1,4 @@
-"""What our default recipe does otherwise than the method, behind one option: --recipe plain | toy.
+"""Where our default recipe departs from the method, behind one option: --recipe plain | toy.
 
 "plain" is the method: ε is independent in every frame and place, and AdamW trains everything.
 "toy" changes
@@ -42,7 +42,6 @@ def noise_source(recipe, whose, fresh, basis=None):
     noise = NOISE[whose][recipe]
     if noise == PLAIN:
         return fresh
-    basis = None if basis is None or not noise.directions else basis[: noise.directions]
     return lambda: shape_noise(fresh(), noise.smooth, noise.mouth, basis)
 
 

@@ -61,21 +61,21 @@ from teacher import guided_v, hold_context, load_teacher
 @dataclass
 class Config(Options):
     out: str = "out/stage1"  # log, contact sheets and the resumable checkpoint
-    weights: str = "checkpoints/stage1.pt"  # where the student goes
+    weights: str = "checkpoints/stage1.pt"  # output file for the student
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # the real score; student and fake score start there
     recipe: str = ""  # plain = the method, toy = with departures.py; "" = the teacher's
     steps: int = 250  # iterations: one student update and several of the fake score each
-    warm_fake: int = 20  # the first of them, in which the fake score learns alone
+    warm_fake: int = 20  # initial iterations that train only the fake score
     batch: int = 8  # clips per iteration
     lr: float = 1e-4  # peak learning rate of the student; a warm-up, then a cosine to zero
-    fake_lr: float = 2e-4  # of the fake score
+    fake_lr: float = 2e-4  # of the fake score; falls along the same cosine
     save_every: int = 50  # iterations between checkpoints, contact sheets and quick evaluations
     target_steps: int = 4  # ablation: steps of the student; 1 = direct DMD to one step
     fake_updates: int = 3  # ablation: fake-score updates per student update, on the same samples
-    s_ref: float = 1.0  # ablation: guidance of the real score by the portrait; more: calmer heads
-    s_audio: float = 2.0  # ablation: guidance of the real score by the sound (both 1: none)
-    simulate: str = "backward"  # ablation: the student's inputs; data = noised real clips
+    s_ref: float = 1.0  # ablation: the real score's portrait guidance; larger: calmer heads
+    s_audio: float = 2.0  # ablation: the real score's sound guidance (both 1: no guidance)
+    simulate: str = "backward"  # ablation: student inputs from its own sampler; data = real clips
 
     def __post_init__(self):
         super().__post_init__()
@@ -94,13 +94,13 @@ LOG_EVERY = 10  # iterations
 
 
 def real_score(teacher, xt, t, cond, s_ref, s_audio):
-    """x0_real: what the guided teacher takes x_t for. 3 evaluations, 2 with s_ref = 1, 1 with both
-    scales at 1."""
+    """x0_real: the guided teacher's estimate of x0 given x_t. 3 evaluations, 2 with s_ref = 1, 1
+    with both scales at 1."""
     return x0_from_v(xt, guided_v(teacher, xt, t, cond, s_ref, s_audio), t)
 
 
 def fake_score(fake, xt, t, cond):
-    """x0_fake: what the fake score takes x_t for, without guidance. 1 evaluation."""
+    """x0_fake: the fake score's estimate of x0 given x_t, without guidance. 1 evaluation."""
     return x0_from_v(xt, fake(xt, t, cond), t)
 
 
@@ -118,8 +118,8 @@ def dmd_gradient(x0_fake, x0_real, x0_hat, mask):
 
 
 def dmd_loss(x0_hat, g, mask):
-    """½ ‖x̂0 − stopgrad(x̂0 − g)‖², mean over the n free numbers: its value says nothing, its
-    gradient is g / n. (B, F, C, H, W), (B, F)."""
+    """½ ‖x̂0 − stopgrad(x̂0 − g)‖², mean over the n free numbers: its value is not
+    informative; its gradient is g / n. (B, F, C, H, W), (B, F)."""
     target = (x0_hat - g).detach()  # detach: otherwise the two x̂0 cancel
     return 0.5 * v_loss(x0_hat, target, mask)  # v_loss is a masked mean square, here of x̂0
 
@@ -178,13 +178,14 @@ def train(cfg, resume=False):
 
     # 6 loop
     for step in range(first, cfg.steps):
-        updates = step - cfg.warm_fake  # of the student so far; below 0 the fake score learns alone
-        decay = cosine_decay(max(0, updates) / max(1, cfg.steps - cfg.warm_fake))
+        student_learns = step >= cfg.warm_fake  # until then the fake score learns alone
+        updates = max(0, step - cfg.warm_fake)  # of the student so far
+        decay = cosine_decay(updates / max(1, cfg.steps - cfg.warm_fake))
 
         # batch: clips, and the student's answer after k of its steps, k drawn
         x0, cond = clips.batch(cfg.batch, generator, network["context"])
         k = 1 + int(torch.randint(cfg.target_steps, (), generator=generator))
-        with bfloat16(), torch.set_grad_enabled(updates >= 0):
+        with bfloat16(), torch.set_grad_enabled(student_learns):
             if cfg.simulate == "backward":
                 x0_hat = rollout(student, cond, student_noise, taus[:k])  # (B, F, C, H, W)
             else:
@@ -192,7 +193,7 @@ def train(cfg, resume=False):
         row = dict(latent_mean=x0_hat.mean().item(), latent_std=x0_hat.std().item())
 
         # the student's step: along g, the difference of the two scores
-        if updates >= 0:
+        if student_learns:
             t = T * (0.02 + 0.96 * uniform())
             xt = add_noise(x0_hat.detach(), score_noise(), t)
             with bfloat16(), torch.no_grad():
@@ -205,8 +206,8 @@ def train(cfg, resume=False):
             row["g"] = g.abs().mean().item()
             update_ema(ema, student, updates, EMA)  # ema
 
-        # the fake score's steps, after the student's: had it just been trained on these very
-        # samples, it would know them by heart and g would be biased
+        # the fake score's steps, after the student's: trained first on these samples, it would have
+        # memorised them and bias g
         for _ in range(cfg.fake_updates):
             with bfloat16():
                 loss = fake_loss(fake, x0_hat, cond, T * (1 - uniform()), score_noise())

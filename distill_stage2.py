@@ -8,10 +8,11 @@
 
 D(x) is short for D(x_t, t, c), x_t = α_t x + σ_t ε, t ~ U[0, 0.3 T], with the same t, ε and
 condition c for x0, x̂0 and x_ref. x_ref is a 4-step sample of the frozen stage-1 student, from noise
-of its own: better than what N steps make, and easier to reach than the data. D starts as a copy of
-that student and first learns alone, from its four-step samples. Then come the phases; student,
-moving average and D go on from one to the next. At the start of a phase the last timestep is drawn
-between the old phase's and the new one's, so the last step learns to jump further and further.
+of its own: better than an N-step sample, and easier to match than the data. D starts as a copy of
+that student and is first trained alone, on its 4-step samples. Then come the phases; student, D and
+both optimisers go on from one to the next, only the student's rate starts anew. At the start of a
+phase the last timestep is drawn between the old phase's and the new one's, so the last step learns
+to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316
 (finite-noise penalties); Diffusion-GAN 2206.02262 (noised clips).
 
@@ -44,7 +45,7 @@ from common import (
     smoke,
     update_ema,
 )
-from departures import noise_source
+from departures import motion_basis, noise_source
 from diffusion import T, add_noise, trailing_timesteps
 from distill_stage1 import load_stage1
 from latents import contact_sheet, preview
@@ -66,9 +67,9 @@ from teacher import hold_context, load_teacher
 @dataclass
 class Config(Options):
     out: str = "out/stage2"  # log, contact sheets and the resumable checkpoint
-    weights: str = "checkpoints/stage2.pt"  # where the one-step student goes
+    weights: str = "checkpoints/stage2.pt"  # output file for the one-step student
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
-    student: str = "checkpoints/stage1.pt"  # the 4-step student: start of student and D; reference
+    student: str = "checkpoints/stage1.pt"  # 4-step student: initialises student, D; makes x_ref
     recipe: str = ""  # plain = the method, toy = with departures.py; "" = the 4-step student's
     batch: int = 8  # clips per iteration
     lr: float = 6e-5  # peak rate of the student in phase N = 1; divided by N in phases 3 and 2
@@ -77,7 +78,7 @@ class Config(Options):
     warm_disc: int = 30  # ablation: iterations before phase 3 in which only D learns
     phase_steps: int = 20  # ablation: student updates in each of the phases 3 and 2
     last_steps: int = 300  # ablation: student updates in phase 1
-    progressive: bool = True  # ablation: phases 3 and 2; without, phase 1 has all their updates
+    progressive: bool = True  # ablation: phases 3 and 2; without, phase 1 gets their updates
     curriculum: int = 10  # ablation: W, updates in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0  # ablation: λ_sc; 0 = no self-compare objective, and no R(x_ref)
     gan: str = "relativistic"  # ablation: relativistic, hinge or vanilla
@@ -132,7 +133,8 @@ def draw_last(before, n, i, warm, u):
     Uniform, u in [0, 1), over a gap that begins at the last one of the phase before, T / before,
     and opens linearly towards the new one, T / N: by (i + 1) / W of the way, W = warm: T / before +
     u (i + 1) / W (T / N − T / before) for i < W. From then on it is T / N. u (B,) -> (B,)
-    timesteps. before = N + 1, or 4 when phases are left out.
+    timesteps. before = N + 1, or 4 where phases are left out and in D's
+    warm-up.
     """
     old, new = T / before, T / n
     return torch.full_like(u, new) if i >= warm else old + u * (i + 1) / warm * (new - old)
@@ -255,12 +257,13 @@ def train(cfg, resume=False):
 
     # 3 networks
     student = trainable(deepcopy(reference))
+    student.motion = motion_basis(clips, cfg.recipe)
     ema = deepcopy(student).eval().requires_grad_(False)
     x0, cond = preview(held_out, 1)
     levels = reference.features(x0, torch.zeros(1, device=device), cond)
     disc = Discriminator(trainable(deepcopy(reference)), [level.shape[1] for level in levels])
     disc = disc.to(device, memory_format=torch.channels_last)
-    reference_sampler = student_sampler(reference, made)
+    reference_sampler = student_sampler(reference, made, steps=4)
 
     # 4 optimisers
     optimiser, disc_optimiser = adam(student, cfg.lr), adam(disc, cfg.disc_lr)
@@ -296,7 +299,9 @@ def train(cfg, resume=False):
         penalty_noises = [fresh() for _ in xts]
         with bfloat16():
             values = real, fake, ref = [disc(xt, t, cond) for xt in xts]
-            loss_d = disc_objective(cfg.gan, real, ref, fake, cfg.self_compare)
+            # during D's warm-up x̂0 and x_ref have one distribution: nothing to compare
+            weight = cfg.self_compare if phase.student_learns else 0
+            loss_d = disc_objective(cfg.gan, real, ref, fake, weight)
             triples = zip(xts, values, penalty_noises)
             r1, r2, r3 = (penalty(disc, xt, t, cond, value, n) for xt, value, n in triples)
             r = r1 + r2 + r3 if cfg.self_compare else r1 + r2

@@ -1,4 +1,4 @@
-"""The few-step student, as both stages have it: its sampler, its data, its steps and quick looks.
+"""What both stages share: the few-step sampler, data, the optimiser step, a quick evaluation.
 
     x_T = ε;   x̂0 = G(x_τ, τ, c),   x_τ' = α_τ' x̂0 + σ_τ' ε',   τ = T, ..., T/N
 
@@ -61,8 +61,8 @@ def few_step_sample(student, cond, noise, steps):
 
 
 def student_sampler(student, made, steps=None):
-    """-> sampler(cond, noise) -> x0, with its recipe's noise. made: its checkpoint's config; steps:
-    other than it was trained for."""
+    """-> sampler(cond, noise) -> x0, with its recipe's noise. made: the config stored in its
+    checkpoint; steps: overrides the number it was trained for."""
     steps, recipe = steps or made.get("target_steps", 1), made.get("recipe", "toy")
 
     def sampler(cond, noise):
@@ -77,18 +77,14 @@ def student_sampler(student, made, steps=None):
 
 
 def network_of(made):
-    """What a checkpoint's config says of its network, for the checkpoints of the networks made from
-    it."""
+    """The entries of a checkpoint's config that describe its network; students copy them into
+    theirs."""
     return {k: made[k] for k in ("channels", "frames", "context")}
 
 
 def with_recipe(cfg, made):
-    """cfg, its recipe that of `made`, the config of the network it starts from, unless it names
-    one."""
-    cfg = replace(
-        cfg, recipe=cfg.recipe or made.get("recipe", "toy")
-    )  # the first weights did not say
-    return cfg
+    """cfg, with the starting network's recipe unless --recipe was given."""
+    return replace(cfg, recipe=cfg.recipe or made.get("recipe", "toy"))  # old files do not say
 
 
 def load_data(cfg, frames, autoencoder, device):
@@ -116,7 +112,7 @@ def trainable(network):
 
 def draws(size, clips, generator):
     """-> uniform() (B,) in [0, 1), and fresh() -> ε like a batch of `size` clips; drawn on the CPU,
-    so alike on every device."""
+    so identical on every device."""
     shape = size, clips.frames, *clips.latents.shape[1:]
 
     def uniform():
@@ -135,9 +131,8 @@ def adam(network, lr):
 
 
 def optimise(step, name, network, optimiser, lr, loss):
-    """One optimiser step -> the gradient's norm, which is clipped to 1. Networks that the loss only
-    passes through get no gradient. lr is set each time, so it holds after --resume with another
-    one."""
+    """One optimiser step at rate lr -> the gradient's norm, which is clipped to 1. Only this
+    network's parameters receive gradients, even if the loss passes through others."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward(inputs=[p for p in network.parameters() if p.requires_grad])
     norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0).item()

@@ -58,10 +58,10 @@ class Config(Options):
     log_every: int = 50  # steps
     save_every: int = 500  # steps between checkpoints
     sample_every: int = 1000  # steps between contact sheets
-    drop_ref: float = 0.1  # ablation: how often portrait and sound are dropped (branch ∅)
-    drop_audio: float = 0.1  # ablation: how often the sound alone is dropped (branch ref)
+    drop_ref: float = 0.1  # ablation: probability of dropping portrait and sound (branch ∅)
+    drop_audio: float = 0.1  # ablation: probability of dropping the sound alone (branch ref)
     context_rate: float = 0.5  # ablation: share of the clips that carry context frames
-    ref_gap: int = REF_GAP  # ablation: frames between clip and portrait, at least; 0 = any frame
+    ref_gap: int = REF_GAP  # ablation: minimum gap in frames from clip to portrait; 0 = any frame
     sound_steps: int = 2000  # ablation: steps in which the listener first learns phones (toy set)
 
     def __post_init__(self):
@@ -161,8 +161,8 @@ def train(cfg, resume=False):
         if not resume:
             right = pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device)
             print(f"phones named right by the sound's tokens: {right:.1%}")
-        # frozen, as wav2vec 2.0 is in the models that the paper distils: while pictures are still
-        # noise, training would silence it
+        # frozen, as wav2vec 2.0 is in the models that the paper distils: early on, when pictures
+        # are still noise, training would make it ignore the sound
         model.audio.requires_grad_(False)
     ema = deepcopy(model).requires_grad_(False)
     count = sum(p.numel() for p in model.parameters()) / 1e6

@@ -1,9 +1,8 @@
 """The network v̂(x_t, t, c): a UNet of two levels, 8 x 8 and 4 x 4, over the frames of a clip.
 
-All else uses these two only, so another network can take its place (tests/test_unet.py has a DiT):
+Samplers, losses and discriminator use these two only (tests/test_unet.py trains a DiT instead):
     forward(xt, t, cond) -> v̂       (B, F, C, H, W), (B,), Cond -> (B, F, C, H, W)
-    features(xt, t, cond) -> list   the levels of its first half, (B F, c, h, w), for a
-    discriminator
+    features(xt, t, cond) -> list   (B F, c, h, w) each, for a discriminator
 
 Shapes: B batch, F frames (16), C latent channels (16), H W latent size (8 8), R rows of an audio
 window (20), A audio feature size (64), D embedding size, E size of a sound's token, K context

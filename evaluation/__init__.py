@@ -1,7 +1,7 @@
 """Judging what the models make. Each of these is a command:
 
-python -m evaluation                 the table: every checkpoint on held-out people and sentences
-(table.py) python -m evaluation.ablate          variants of stage 2, trained and measured python -m
-evaluation.train_metrics   the networks that judge (metrics.py) python -m evaluation.phone_sheet
-what the lips do on each kind of phone of a recording
+python -m evaluation                 the table: every checkpoint on held-out people (table.py)
+python -m evaluation.ablate          variants of stage 2, trained and measured
+python -m evaluation.train_metrics   the networks that judge (metrics.py)
+python -m evaluation.phone_sheet     what the lips do on each kind of phone of a recording
 """

@@ -20,7 +20,7 @@ FACE = slice(12, 52), slice(16, 48)  # rows and columns of pixels in which the f
 
 class Judge:
     """The measuring networks (load_metrics) and the true videos' own values, against which
-    everything is compared. truth: an evaluate.Truth."""
+    everything is compared. truth: an truth.Truth."""
 
     def __init__(self, truth, nets, device):
         self.truth, self.nets, self.device = truth, nets, device
@@ -91,7 +91,7 @@ class Judge:
         return sync_scores(*(torch.cat(p) for p in zip(*pairs)))
 
     def __call__(self, frames):
-        """-> (dict of numbers as evaluate.METRICS, motion read or None)."""
+        """-> (dict of numbers as table.METRICS, motion read or None)."""
         truth, own = self.truth, self.own
         (seen, read), (c, d, offset) = self.look(frames), self.sync(frames, truth.windows)
         row = dict(

@@ -114,7 +114,7 @@ def test_resume_goes_on_with_the_same_run_only_and_says_what_was_other(tmp_path)
     )
     save_training(cfg, "thing", 7, generator, ship=False, ema=ema)
     assert resume_training(replace(cfg, lr=0.2), "thing", generator, ema=ema) == 7
-    with pytest.raises(ValueError, match="was made with --no-fast: give the same"):
+    with pytest.raises(ValueError, match="was made with --no-fast: use the same"):
         resume_training(replace(cfg, fast=True), "thing", generator, ema=ema)
     for other in (
         dict(ema=torch.nn.Linear(2, 3)),

@@ -382,7 +382,7 @@ def test_metrics_of_own_clips_train_without_the_reader_and_go_on_where_they_stop
         with pytest.raises(KeyboardInterrupt):
             train_metrics.train(cfg)
     assert not (tmp_path / "m.pt").exists()
-    with pytest.raises(ValueError, match="--batch 8: give the same"):
+    with pytest.raises(ValueError, match="--batch 8: use the same"):
         train_metrics.train(dataclasses.replace(cfg, batch=4), resume=True)
     train_metrics.train(cfg, resume=True)
     assert set(metrics.load_metrics(tmp_path / "m.pt")) == {"features", "sync"}

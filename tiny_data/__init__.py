@@ -71,22 +71,16 @@ def build(folder, split, n_videos=None, seed=0):
     folder, n = Path(folder), n_videos or SPLITS[split]
     if (folder / split).exists() and not (folder / split / "phones.json").exists():
         raise ValueError(
-            f"{folder / split} exists and is no toy set: it is left alone, name another folder"
+            f"{folder / split} exists but is not a toy set; it was left unchanged: choose another "
+            "folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [seed * 10_000_000 + FIRST_SEED[split] + i for i in range(n)]
-    with multiprocessing.Pool(
-        initializer=signal.signal, initargs=(signal.SIGTERM, signal.SIG_DFL)
-    ) as pool:  # not the script's: a worker
-        # that turns the pool's SIGTERM into an exception may never end
-        made = list(
-            tqdm(
-                pool.imap(make_video, seeds, chunksize=4),
-                total=n,
-                desc=f"toy data, {split}",
-                unit="video",
-            )
-        )
+    # a worker that turns the pool's SIGTERM into the script's exception may never end
+    ignore = dict(initializer=signal.signal, initargs=(signal.SIGTERM, signal.SIG_DFL))
+    with multiprocessing.Pool(**ignore) as pool:
+        videos = pool.imap(make_video, seeds, chunksize=4)
+        made = list(tqdm(videos, total=n, desc=f"toy data, {split}", unit="video"))
     frames, mel, wave, motion, phones = zip(*made)
     starts = np.arange(n + 1) * VIDEO_FRAMES
     save(
