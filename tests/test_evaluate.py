@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import SHIPPED, fitting, small_unet
+from PIL import Image
 
 import teacher
 import tiny_data
 from autoencoder import load_autoencoder
 from common import save_checkpoint
 from departures import noise_source
-from evaluation import metrics, speed, truth
+from evaluation import film, metrics, speed, truth
 from evaluation import table as evaluate
 from evaluation.judge import Judge
 from latents import Cond
@@ -447,3 +448,16 @@ def test_weights_of_other_chunks_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="trained with --frames 24"):
         evaluate.models(tmp_path, "cpu")
+
+
+def test_the_film_shows_the_truth_beside_every_model(place, monkeypatch):
+    quick = lambda model, recipe, **k: teacher.teacher_sampler(model, "plain", 1)
+    monkeypatch.setattr(evaluate, "teacher_sampler", quick)
+    out = place / "film.gif"
+    line = ["--data", place / "data", "--checkpoints", place / "checkpoints", "--out", out]
+    film.main([*map(str, line), "--size", "64", "--video", "1"])
+    with Image.open(out) as made:
+        assert made.n_frames == 40 and made.size == (2 * 64, 64 + film.CAPTION)
+        first = np.asarray(made.convert("RGB"))[:64, :64].astype(int)
+    true = tiny_data.load(place / "data", "test").frames[80]
+    assert np.abs(first - true).mean() < 8  # but for the palette
