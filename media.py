@@ -1,10 +1,11 @@
 """Files of sound, pictures and video, in and out: everything that calls ffmpeg or Pillow's readers.
 
 load_audio(path) -> wave      load_frames(path) -> video frames      load_portrait(path) -> picture
-write_video(path, chunks, ...)    finished_file(path, ...): no half-written file is ever left
+WRITERS[suffix](path, chunks, ...)    finished_file(path, ...): no half-written file is left
 """
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from audio_features import FPS, FRAME, SR
 
@@ -202,99 +203,100 @@ def load_portrait(path):
 # ---------------------------------------------------------------- out
 
 
-def write_video(path, chunks, n_frames, size, audio):
-    """Frames -> .mp4 with the sound as it is in `audio`, or .gif; size (width, height). Raises
-    ValueError with ffmpeg's own reason.
+def write_video(path, chunks, n_frames, size, audio, smooth=True, caption=None):
+    """Chunks of frames (n, 64, 64 k, 3) uint8, k pictures side by side -> .mp4 with the sound of
+    `audio`, or .gif. ffmpeg enlarges each picture to size x size while the next chunk is made:
+    smooth, or showing the pixels as they are. caption() -> (h, k size, 3) uint8, a line under them;
+    called once the first chunk is there. Raises ValueError with ffmpeg's own reason.
 
     The sound goes through the same options as in load_audio, so it starts where the features did;
     apad and -t make it as long as the frames. -vn keeps cover art out, -map_chapters an audiobook's
-    length. "file:" as in audio_features: any name is a file's name.
+    length. "file:" as in ffmpeg_command: any name is a file's name.
     """
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-nostdin",
-        "-v",
-        "error",
-        "-y",
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-s",
-        f"{size[0]}x{size[1]}",
-        "-r",
-        str(FPS),
-        "-i",
-        "pipe:0",
-    ]
-    if path.suffix == ".mp4":
-        command += [
-            "-vn",
-            "-sn",
-            "-dn",
-            "-protocol_whitelist",
-            "file",
-            "-i",
-            "file:" + os.fspath(audio),
-            "-max_error_rate",
-            "1",
-            "-af",
-            "aresample=async=1:first_pts=0,aformat=channel_layouts=mono|stereo|5.1,apad",
-            "-c:a",
-            "aac",
-            "-b:a",
-            "160k",
-            "-vf",
-            "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p",
-            "-c:v",
-            "libx264",
-            "-crf",
-            "16",
-            "-map_metadata",
-            "-1",
-            "-map_chapters",
-            "-1",
-            "-movflags",
-            "+faststart",
-        ]
-    else:  # a palette for every frame: one for all would wait for the end
-        command += [
-            "-vf",
-            "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=none",
-            "-loop",
-            "0",
-        ]
-    command += ["-t", str(n_frames / FPS), "file:" + os.fspath(path)]
-    with tempfile.TemporaryFile() as log:
-        with (
-            contextlib.suppress(BrokenPipeError),
-            subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as ffmpeg,
-        ):
+    first = next(chunks)
+    height, width = first.shape[1:3]
+    run = [imageio_ffmpeg.get_ffmpeg_exe(), *"-nostdin -v error -y -f rawvideo".split()]
+    run += f"-pix_fmt rgb24 -s {width}x{height} -r {FPS} -i pipe:0".split()
+    scaler = "bicubic" if smooth else "neighbor"
+    # in planar RGB: the scaler would halve colour's resolution of packed RGB before it enlarges
+    video = f"[0:v]format=gbrp,scale={size * width // height}:{size}:flags={scaler}"
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
+        if caption:
+            line = os.path.join(folder, "caption.png")
+            Image.fromarray(caption()).save(line)
+            run += ["-loop", "1", "-r", str(FPS), "-i", line]
+            video += "[v];[1:v]format=gbrp[c];[v][c]vstack"
+        if path.suffix == ".mp4":
+            run += ["-vn", "-sn", "-dn", "-protocol_whitelist", "file"]
+            run += ["-i", "file:" + os.fspath(audio), "-max_error_rate", "1", "-af"]
+            run += ["aresample=async=1:first_pts=0,aformat=channel_layouts=mono|stereo|5.1,apad"]
+            run += "-c:a aac -b:a 160k -c:v libx264 -preset veryfast -crf 16".split()
+            run += "-map_metadata -1 -map_chapters -1 -movflags +faststart".split()
+            video += ",scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
+        else:  # a palette for every frame: one for all would wait for the end
+            run += ["-loop", "0"]
+            video += (
+                ",split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=none"
+            )
+        run += ["-filter_complex", video, "-t", str(n_frames / FPS), "file:" + os.fspath(path)]
+        pipe = subprocess.Popen(run, stdin=subprocess.PIPE, stderr=log)
+        with contextlib.suppress(BrokenPipeError), pipe as ffmpeg:
             try:
-                for frames in chunks:
+                for frames in itertools.chain([first], chunks):
                     ffmpeg.stdin.write(frames.tobytes())
             except BaseException as error:
-                if not isinstance(
-                    error, BrokenPipeError
-                ):  # that one means that ffmpeg ended first: it will say why
+                if not isinstance(error, BrokenPipeError):  # ffmpeg ended first: it will say why
                     ffmpeg.kill()
                 raise
         log.seek(0)
         lines = log.read().decode("utf-8", "replace").split("\n")
     if ffmpeg.returncode:
-        raise ValueError(
-            "ffmpeg failed to write the video "
-            f"({next(filter(None, lines), 'it was stopped').strip()})"
-        )
+        why = next(filter(None, lines), "it was stopped").strip()
+        raise ValueError(f"ffmpeg failed to write the video ({why})")
+
+
+def write_sheet(path, chunks, n_frames, size, audio, smooth=True, caption=None):
+    """As write_video, but a .png: up to 48 of the frames, evenly spaced, 12 pictures in a row. Only
+    these are kept in memory."""
+    first = next(chunks)
+    height, width = size, size * first.shape[2] // first.shape[1]
+    columns = min(n_frames, max(1, 12 * height // width))
+    places = np.linspace(0, n_frames - 1, columns * min(4, n_frames // columns)).round()
+    frames = (frame for chunk in itertools.chain([first], chunks) for frame in chunk)
+    how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    picked = [
+        np.asarray(Image.fromarray(frame).resize((width, height), how))
+        for k, frame in enumerate(frames)
+        if k in places
+    ]
+    if caption:
+        line = caption()
+        picked = [np.concatenate([frame, line]) for frame in picked]
+    rows = [np.concatenate(picked[i : i + columns], 1) for i in range(0, len(picked), columns)]
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+def caption_line(texts, size, height=28):
+    """A line of text under each of several pictures of `size` pixels -> (height, len(texts) size,
+    3) uint8."""
+    image = Image.new("RGB", (len(texts) * size, height), "white")
+    font = ImageFont.load_default(size / 20)
+    for i, text in enumerate(texts):
+        place = (i + 0.5) * size, height / 2
+        ImageDraw.Draw(image).text(place, text, fill="black", font=font, anchor="mm")
+    return np.asarray(image)
+
+
+WRITERS = {".mp4": write_video, ".gif": write_video, ".png": write_sheet}
 
 
 @contextlib.contextmanager
-def finished_file(path, inputs, suffixes):
+def finished_file(path, inputs):
     """Yield the name of a temporary file in path's folder, which takes path's place at the end, or
     is removed on errors."""
     path = Path(path)
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"--out {str(path)!r} must end in {', '.join(suffixes)}")
+    if path.suffix.lower() not in WRITERS:
+        raise ValueError(f"--out {str(path)!r} must end in {', '.join(WRITERS)}")
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(
             f"--out {str(path)!r} "

@@ -28,35 +28,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-import tiny_data
 from audio_features import FPS, FRAME, ROWS, audio_windows, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import Parser, one_line_errors, pick_device
 from distill_stage1 import load_stage1
 from distill_stage2 import load_stage2
 from latents import Cond
-from media import finished_file, load_audio, load_portrait, write_video
+from media import WRITERS, caption_line, finished_file, load_audio, load_portrait
 from student import student_sampler
 from teacher import S_AUDIO, S_REF, Config, load_teacher, teacher_sampler
 from tiny_data import faces
 
 HERE = Path(__file__).resolve().parent
-CHUNK, CONTEXT = (
-    Config.frames,
-    Config.context,
-)  # 16 frames that the network sees at once; 4 of these may be given by the chunk before
-CAPTION = 28  # pixels of the line under the pictures of --compare
-# name: its loader, sampler(model, its Config as a dict, **settings) -> sample(cond, noise) -> x0;
-# weights: checkpoints/<name>.pt
+CHUNK, CONTEXT = Config.frames, Config.context  # frames that the network sees; given ones of them
+
+
+def sampler_of_teacher(model, made, **settings):
+    """As student_sampler, for the teacher."""
+    return teacher_sampler(model, made.get("recipe", "toy"), **settings)
+
+
+# name: its loader, (network, config, **settings) -> sampler; weights: checkpoints/<name>.pt
 MODELS = {
-    "teacher": (
-        load_teacher,
-        lambda model, made, **k: teacher_sampler(model, made.get("recipe", "toy"), **k),
-    ),
+    "teacher": (load_teacher, sampler_of_teacher),
     "stage1": (load_stage1, student_sampler),
     "stage2": (load_stage2, student_sampler),
 }
@@ -74,29 +70,22 @@ def generate_latents(sampler, ref, windows, n_frames, generator):
     noise() draws a fresh ε of that shape, on the CPU: the same on every device. Raises
     FloatingPointError when the network's answer is not finite.
     """
-    x, done, own = (
-        torch.zeros(len(ref), CHUNK, *ref.shape[1:], device=ref.device),
-        0,
-        torch.Generator(),
-    )
+    x = torch.zeros(len(ref), CHUNK, *ref.shape[1:], device=ref.device)
+    done, own = 0, torch.Generator()
 
     def noise():
         return torch.randn(x.shape, generator=own).to(ref.device)
 
     while done < n_frames:
-        own.manual_seed(
-            int(torch.randint(2**62, (), generator=generator))
-        )  # a chunk's first ε is the same for every model
+        # a chunk's first ε is the same for every model
+        own.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         given = CONTEXT if done else 0
         audio = np.stack([w[done - given : done - given + CHUNK] for w in windows])  # (B, F, R, A)
         context, mask = torch.zeros_like(x), torch.zeros(len(ref), CHUNK, device=ref.device)
         context[:, :given], mask[:, :given] = x[:, CHUNK - given :], 1
         x = sampler(Cond(ref, torch.from_numpy(audio).to(ref.device), context, mask), noise)
         if not torch.isfinite(x).all():
-            raise FloatingPointError(
-                f"the network's answer for frame {done} is not finite: less guidance, or other "
-                "weights"
-            )
+            raise FloatingPointError(f"frame {done} is not finite: less guidance, or other weights")
         yield x[:, given:][:, : n_frames - done]
         done += CHUNK - given
 
@@ -109,9 +98,8 @@ def speak(sampler, autoencoder, portrait, mel, generator, seconds=None):
     """
     seconds, n_frames = Counter() if seconds is None else seconds, math.ceil(len(mel) / ROWS)
     ref = autoencoder.encode(to_pixels(portrait[None], autoencoder.mean.device))
-    chunks = generate_latents(
-        sampler, ref, [audio_windows(mel, n_frames + CHUNK)], n_frames, generator
-    )
+    windows = [audio_windows(mel, n_frames + CHUNK)]
+    chunks = generate_latents(sampler, ref, windows, n_frames, generator)
     while True:
         with clock(seconds, "denoising"):
             latents = next(chunks, None)
@@ -143,49 +131,6 @@ def toy_portrait(seed):
     return faces.render(faces.identity(seed), rest)[0]
 
 
-# ---------------------------------------------------------------- writing
-
-
-def enlarge(frames, size, how):
-    """(n, 64, 64, 3) uint8 -> (n, size, size, 3). "nearest" shows the pixels that were made,
-    "smooth" is bicubic."""
-    return to_uint8(
-        F.interpolate(
-            to_pixels(frames), size=(size, size), mode="nearest" if how == "nearest" else "bicubic"
-        )
-    )
-
-
-def caption(texts, size):
-    """A line of text under each of several pictures of `size` pixels -> (CAPTION, len(texts) *
-    size, 3) uint8."""
-    image, font = (
-        Image.new("RGB", (len(texts) * size, CAPTION), "white"),
-        ImageFont.load_default(size / 20),
-    )
-    for i, text in enumerate(texts):
-        ImageDraw.Draw(image).text(
-            ((i + 0.5) * size, CAPTION / 2), text, fill="black", font=font, anchor="mm"
-        )
-    return np.asarray(image)
-
-
-def write_sheet(path, chunks, n_frames, size, audio):
-    """Frames -> a .png: up to 48 of them, evenly spaced, 12 in a row. Only these are kept in
-    memory."""
-    columns = min(n_frames, max(1, 12 * size[1] // size[0]))
-    places = np.linspace(0, n_frames - 1, columns * min(4, n_frames // columns)).round()
-    picked = [
-        frame for k, frame in enumerate(f for frames in chunks for f in frames) if k in places
-    ]
-    tiny_data.contact_sheet(
-        path, [picked[i : i + columns] for i in range(0, len(picked), columns)], scale=1
-    )
-
-
-WRITERS = {".mp4": write_video, ".gif": write_video, ".png": write_sheet}
-
-
 # ---------------------------------------------------------------- the command line
 
 
@@ -212,85 +157,38 @@ def even(text):
 
 def parse_args(argv):
     parser = Parser(__doc__)
-    parser.add_argument(
+    add = parser.add_argument
+    shipped = str(HERE / "assets/sentence.wav")
+    add(
         "--audio",
-        default=str(HERE / "assets/sentence.wav"),
-        help="sound, or a video with sound (default: the shipped sentence)",
+        default=shipped,
+        help="sound, or a video with sound (default: a shipped sentence)",
     )
     face = parser.add_mutually_exclusive_group()
-    face.add_argument("--image", help="the portrait, an image file of at least 64 x 64 pixels")
-    face.add_argument(
-        "--portrait",
-        type=number(int, 0, 2**31),
-        default=2_000_124,
-        metavar="SEED",
-        help="or a toy face (default: 2000124)",
-    )
-    parser.add_argument(
-        "--out", default="talk.mp4", help=".mp4 with sound, .gif or .png (default: talk.mp4)"
-    )
-    parser.add_argument(
-        "--model",
-        choices=MODELS,
-        help="which network speaks: 120, 4 or 1 evaluations a chunk (default: stage2, the "
-        "one-step student)",
-    )
-    parser.add_argument(
+    face.add_argument("--image", help="the portrait, an image of at least 64 x 64 pixels")
+    seed = dict(type=number(int, 0, 2**31), default=2_000_124, metavar="SEED")
+    face.add_argument("--portrait", **seed, help="or a toy face (default: 2000124)")
+    add("--out", default="talk.mp4", help=".mp4 with sound, .gif or .png (default: talk.mp4)")
+    add("--model", choices=MODELS, help="120, 4 or 1 evaluations a chunk (default: stage2)")
+    add(
         "--compare",
         action="store_true",
-        help="all of them side by side, with evaluations and denoising time under each",
+        help="all of them side by side, with evaluations and times",
     )
-    parser.add_argument("--weights", help="its checkpoint (default: the shipped one)")
-    parser.add_argument(
-        "--autoencoder",
-        default=str(HERE / "checkpoints/autoencoder.pt"),
-        help="the autoencoder's checkpoint",
-    )
-    parser.add_argument(
-        "--steps",
-        type=number(int, 1, 1000),
-        help="sampler steps per chunk (default: the model's; teacher 40, stage1 4, stage2 1)",
-    )
-    parser.add_argument(
-        "--guidance-ref",
-        type=number(float, 0, 100),
-        dest="s_ref",
-        metavar="S",
-        help=f"of the portrait (default, teacher: {S_REF})",
-    )
-    parser.add_argument(
-        "--guidance-audio",
-        type=number(float, 0, 100),
-        dest="s_audio",
-        metavar="S",
-        help=f"of the sound (default, teacher: {S_AUDIO})",
-    )
-    parser.add_argument(
-        "--seed",
-        type=number(int, 0, 2**63 - 1),
-        default=0,
-        help="of the noise: head motion and blinks (default: 0)",
-    )
-    parser.add_argument(
-        "--size",
-        type=even,
-        default=256,
-        metavar="PIXELS",
-        help="of the picture: 64 are made and enlarged, since video halves colour's resolution "
-        "(default: 256)",
-    )
-    parser.add_argument(
-        "--upscale",
-        choices=["smooth", "nearest"],
-        default="smooth",
-        help="nearest shows the true pixels (default: smooth)",
-    )
-    parser.add_argument("--device", default="auto", help="auto = cuda if there is one, else cpu")
-    parser.add_argument(
-        "--bf16",
-        action="store_true",
-        help="run the network in bfloat16 (CPUs with AMX or AVX-512 bfloat16, and GPUs: faster)",
-    )
+    add("--weights", help="its checkpoint (default: the shipped one)")
+    coder = str(HERE / "checkpoints/autoencoder.pt")
+    add("--autoencoder", default=coder, help="the autoencoder's checkpoint")
+    add("--steps", type=number(int, 1, 1000), help="steps a chunk (default: the model's; 40, 4, 1)")
+    scale = dict(type=number(float, 0, 100), metavar="S")
+    add("--guidance-ref", **scale, dest="s_ref", help=f"by the portrait (teacher: {S_REF})")
+    add("--guidance-audio", **scale, dest="s_audio", help=f"by the sound (teacher: {S_AUDIO})")
+    noise = dict(type=number(int, 0, 2**63 - 1), default=0)
+    add("--seed", **noise, help="of the noise: head motion and blinks (default: 0)")
+    add("--size", type=even, default=256, help="pixels: 64 are made and enlarged (default: 256)")
+    how = dict(choices=["smooth", "nearest"], default="smooth")
+    add("--upscale", **how, help="nearest shows the true pixels (default: smooth)")
+    add("--device", default="auto", help="auto = cuda if there is one, else cpu")
+    add("--bf16", action="store_true", help="the network in bfloat16 (GPUs, CPUs with AMX)")
     return parser.parse_args(argv)
 
 
@@ -299,10 +197,11 @@ def load_to_sample(loader, path, device, bf16=False):
     on chunks of another length than it is to sample. bf16: to be run under autocast, which would
     cast these weights anew at every call; so it is done once, and the result is the same."""
     model, config = loader(path, device)
-    if (config.get("frames", CHUNK), config.get("context", CONTEXT)) != (CHUNK, CONTEXT):
+    trained = config.get("frames", CHUNK), config.get("context", CONTEXT)
+    if trained != (CHUNK, CONTEXT):
         raise ValueError(
-            f"these weights were trained with --frames {config['frames']} --context "
-            f"{config['context']}; sampling wants {CHUNK} and {CONTEXT}"
+            f"these weights were trained with --frames {trained[0]} --context {trained[1]}; "
+            f"sampling needs {CHUNK} and {CONTEXT}"
         )
     for layer in model.modules() if bf16 else ():
         if isinstance(layer, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)):
@@ -313,23 +212,15 @@ def load_to_sample(loader, path, device, bf16=False):
 def make_sampler(name, args, device, evaluations):
     """A model of MODELS -> sample(cond, noise) -> x0; `evaluations` gathers the batch of every
     call: guidance is three in one."""
-    loader, sampler = MODELS[name]
-    given = {
-        k: getattr(args, k) for k in ("steps", "s_ref", "s_audio") if getattr(args, k) is not None
-    }
+    loader, sampler_of = MODELS[name]
+    given = dict(steps=args.steps, s_ref=args.s_ref, s_audio=args.s_audio)
+    given = {key: value for key, value in given.items() if value is not None}
     if name != "teacher" and {"s_ref", "s_audio"} & given.keys():
-        raise ValueError(
-            f"--model {name} has no guidance: leave --guidance-ref and --guidance-audio out"
-        )
-    model, config = load_to_sample(
-        loader,
-        HERE / f"checkpoints/{name}.pt" if args.weights is None else args.weights,
-        device,
-        args.bf16,
-    )
+        raise ValueError(f"--model {name} has no guidance: leave --guidance-... out")
+    weights = args.weights or HERE / f"checkpoints/{name}.pt"
+    model, config = load_to_sample(loader, weights, device, args.bf16)
     model.register_forward_pre_hook(lambda _, inputs: evaluations.append(len(inputs[0])))
-
-    sampler = sampler(model, config, **given)
+    sampler = sampler_of(model, config, **given)
 
     def sample(cond, noise):
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
@@ -338,98 +229,78 @@ def make_sampler(name, args, device, evaluations):
     return sample
 
 
+def names_of(args):
+    """The models to be run. Raises ValueError."""
+    if not args.compare:
+        return [args.model or "stage2"]
+    if any(x is not None for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio)):
+        raise ValueError(
+            "--compare shows every model as it is: leave --model, --weights, --steps and "
+            "--guidance-... out"
+        )
+    names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
+    if not names:
+        raise ValueError(f"no weights in {HERE / 'checkpoints'}: train them first (see README)")
+    return names
+
+
+def run(args):
+    """Sample and write as the command line says, and print what it took."""
+    seconds, names = Counter(), names_of(args)
+    with finished_file(args.out, [args.audio, args.image]) as temporary:
+        portrait = toy_portrait(args.portrait) if args.image is None else load_portrait(args.image)
+        with clock(seconds, "features"):
+            wave = load_audio(args.audio)
+            mel, n_frames = log_mel(wave), math.ceil(len(wave) / FRAME)
+        device = pick_device(args.device)
+        autoencoder = load_autoencoder(args.autoencoder, device)
+        calls, times = {name: [] for name in names}, {name: Counter() for name in names}
+        samplers = {name: make_sampler(name, args, device, calls[name]) for name in names}
+
+        def pictures():
+            streams = []
+            for name in names:
+                generator = torch.Generator().manual_seed(args.seed)
+                streams.append(
+                    speak(samplers[name], autoencoder, portrait, mel, generator, times[name])
+                )
+            with tqdm(total=n_frames, unit="frame", disable=None, leave=False) as bar:
+                for parts in zip(*streams):
+                    seconds.setdefault("first", time.perf_counter() - start)
+                    yield np.concatenate(parts, axis=2)
+                    bar.update(len(parts[0]))
+
+        def caption():
+            """Evaluations and times of the first chunk."""
+            ms = {name: 1000 * times[name]["denoising"] / min(CHUNK, n_frames) for name in names}
+            texts = [f"{n}: {sum(calls[n])} evaluations, {ms[n]:.3g} ms a frame" for n in names]
+            return caption_line(texts, args.size)
+
+        start = time.perf_counter()
+        write, line = WRITERS[temporary.suffix], caption if args.compare else None
+        smooth = args.upscale == "smooth"
+        write(temporary, pictures(), n_frames, args.size, args.audio, smooth, line)
+        sampling = time.perf_counter() - start
+    chunks = 1 + max(0, math.ceil((n_frames - CHUNK) / (CHUNK - CONTEXT)))
+    duration, first = len(wave) / (FPS * FRAME), seconds["features"] + seconds["first"]
+    print(f"{args.out}: {duration:.2f} s of sound, {n_frames} frames")
+    making = 0
+    for name in names:
+        count, spent = sum(calls[name]), times[name]
+        making += sum(spent.values())
+        print(
+            f"{name}: {count // chunks} evaluations a chunk, {count} in all | "
+            f"denoising {spent['denoising']:.2f} s, decoding {spent['decoding']:.2f} s"
+        )
+    print(
+        f"features {seconds['features']:.2f} s, writing {sampling - making:.2f} s | first chunk "
+        f"after {first:.2f} s | {duration / (sampling + seconds['features']):.2f} x real time"
+    )
+
+
 def main(argv=None):
     with one_line_errors():
-        args, seconds = parse_args(argv), Counter()
-        names = [args.model or "stage2"]
-        if args.compare:
-            if any(
-                x is not None
-                for x in (args.model, args.weights, args.steps, args.s_ref, args.s_audio)
-            ):
-                raise ValueError(
-                    "--compare shows every model as it is: leave --model, --weights, --steps and "
-                    "--guidance-... out"
-                )
-            names = [name for name in MODELS if (HERE / f"checkpoints/{name}.pt").exists()]
-            if not names:
-                raise ValueError(
-                    f"no model's weights in {HERE / 'checkpoints'}: train them first (see README)"
-                )
-        with finished_file(args.out, [args.audio, args.image], WRITERS) as temporary:
-            portrait = (
-                load_portrait(args.image) if args.image is not None else toy_portrait(args.portrait)
-            )
-            with clock(seconds, "features"):
-                wave = load_audio(args.audio)
-                mel, n_frames, duration = (
-                    log_mel(wave),
-                    math.ceil(len(wave) / FRAME),
-                    len(wave) / (FPS * FRAME),
-                )
-            device = pick_device(args.device)
-            autoencoder = load_autoencoder(args.autoencoder, device)
-            runs = [
-                (name, calls := [], make_sampler(name, args, device, calls), Counter())
-                for name in names
-            ]
-
-            def pictures():
-                streams = [
-                    speak(
-                        sampler,
-                        autoencoder,
-                        portrait,
-                        mel,
-                        torch.Generator().manual_seed(args.seed),
-                        own,
-                    )
-                    for _, _, sampler, own in runs
-                ]
-                line = None
-                with tqdm(total=n_frames, unit="frame", disable=None, leave=False) as bar:
-                    for parts in zip(*streams):
-                        seconds.setdefault("first", time.perf_counter() - start)
-                        frames = np.concatenate(
-                            [enlarge(part, args.size, args.upscale) for part in parts], axis=2
-                        )
-                        if args.compare:
-                            if line is None:  # times of the first chunk
-                                line = caption(
-                                    [
-                                        f"{name}: {sum(calls)} "
-                                        f"evaluation{'s' * (sum(calls) > 1)}, "
-                                        f"{1000 * own['denoising'] / len(parts[0]):.3g} ms a frame"
-                                        for name, calls, _, own in runs
-                                    ],
-                                    args.size,
-                                )
-                            frames = np.concatenate(
-                                [frames, np.broadcast_to(line, (len(frames), *line.shape))], axis=1
-                            )
-                        yield frames
-                        bar.update(len(frames))
-
-            start = time.perf_counter()
-            size = (len(runs) * args.size, args.size + CAPTION * args.compare)
-            WRITERS[temporary.suffix](temporary, pictures(), n_frames, size, args.audio)
-            sampling = time.perf_counter() - start
-        chunks = 1 + max(0, math.ceil((n_frames - CHUNK) / (CHUNK - CONTEXT)))
-        print(
-            f"{args.out}: {duration:.2f} s of sound, {n_frames} frames | features "
-            f"{seconds['features']:.2f} s"
-        )
-        for name, calls, _, own in runs:
-            print(
-                f"{name}: {sum(calls) // chunks} evaluations a chunk, {sum(calls)} in all | "
-                f"denoising {own['denoising']:.2f} s, decoding {own['decoding']:.2f} s"
-            )
-        making = sum(own["denoising"] + own["decoding"] for *_, own in runs)
-        print(
-            f"writing {sampling - making:.2f} s | first chunk after "
-            f"{seconds['features'] + seconds['first']:.2f} s | "
-            f"{duration / (sampling + seconds['features']):.2f} x real time"
-        )
+        run(parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from autoencoder import AutoEncoder, load_autoencoder
 from common import save_checkpoint
 from departures import noise_source
 from latents import Cond
-from media import load_audio, load_frames
+from media import WRITERS, load_audio, load_frames, write_video
 from sample import generate_latents, speak, toy_portrait
 from teacher import ddim_sample, load_teacher
 from unet import UNet
@@ -329,20 +329,33 @@ def test_sound_that_starts_late_or_has_twelve_channels_or_cover_art_fits_its_fra
 
 @pytest.mark.parametrize("name", ["talk.mp4", "talk.gif"])
 def test_video_keeps_the_pixels(folder, tmp_path, name):
-    frames = sample.enlarge(
-        np.stack([toy_portrait(2_000_000 + k) for k in range(3)]), 256, "nearest"
-    )
-    sample.write_video(
-        tmp_path / name, iter([frames[:2], frames[2:]]), 3, (256, 256), folder / "sound.wav"
-    )
+    frames = np.stack([toy_portrait(2_000_000 + k) for k in range(3)])
+    chunks = iter([frames[:2], frames[2:]])
+    write_video(tmp_path / name, chunks, 3, 256, folder / "sound.wav", smooth=False)
     if name.endswith("gif"):
         assert (
             "25 fps" in info(tmp_path / name)
             and b"NETSCAPE2.0\x03\x01\x00\x00" in (tmp_path / name).read_bytes()
         )  # 0: for ever
         assert [round(i.info["duration"]) for i in gif_frames(tmp_path / name)] == [40] * 3
-    error = iio.imread(tmp_path / name)[..., :3].astype(float) - frames
+    enlarged = frames.repeat(4, 1).repeat(4, 2)
+    error = iio.imread(tmp_path / name)[..., :3].astype(float) - enlarged
     assert error.shape == (3, 256, 256, 3) and 10 * np.log10(255**2 / np.square(error).mean()) > 34
+
+
+@pytest.mark.parametrize("name", ["talk.mp4", "talk.png"])
+def test_pictures_side_by_side_are_enlarged_smoothly_and_keep_their_content(folder, tmp_path, name):
+    frames = np.stack([toy_portrait(2_000_000 + k) for k in range(4)])
+    both = np.concatenate([frames, frames[::-1]], 2)
+    WRITERS[name[4:]](tmp_path / name, iter([both]), 4, 256, folder / "sound.wav")
+    made = iio.imread(tmp_path / name)[..., :3]
+    if name.endswith("png"):  # a row of the four
+        made = np.stack(np.split(made, 4, 1))
+    assert made.shape == (4, 256, 512, 3)
+    small = made.reshape(4, 64, 4, 128, 4, 3).mean((2, 4))
+    assert np.abs(small - both).mean() < 4
+    steps = np.abs(np.diff(made[:, :, :256].astype(int), axis=2)).mean((0, 1, 3))
+    assert steps[3::4].mean() < 2 * steps[1::4].mean()  # no blocks of four
 
 
 def gif_frames(path):
@@ -359,14 +372,6 @@ def test_png_is_a_sheet_of_evenly_spaced_frames(run, tmp_path, frames, shape):
     wavfile.write("some.wav", SR, sound(frames))
     run("--out", "talk.PNG", audio="some.wav")
     assert iio.imread("talk.PNG").shape == shape
-
-
-def test_enlarged_frames_keep_their_content():
-    frames = toy_portrait(2_000_000)[None]
-    assert (sample.enlarge(frames, 192, "nearest")[:, 1::3, 1::3] == frames).all()
-    smooth = sample.enlarge(frames, 256, "smooth").reshape(1, 64, 4, 64, 4, 3).mean((2, 4))
-    assert smooth.shape == frames.shape and np.abs(smooth - frames).mean() < 3
-    assert sample.enlarge(frames, 64, "smooth").tobytes() == frames.tobytes()
 
 
 # ---- the portrait ----
