@@ -3,6 +3,7 @@
 python -m evaluation                 the table: every checkpoint on held-out people (table.py)
 python -m evaluation.ablate          variants of stage 2, trained and measured
 python -m evaluation.film            a moving picture: the truth beside every model
+python -m evaluation.plots           training curves, quality against evaluations, the ablation
 python -m evaluation.train_metrics   the networks that judge (metrics.py)
 python -m evaluation.phone_sheet     what the lips do on each kind of phone of a recording
 """

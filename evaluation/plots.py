@@ -1,0 +1,148 @@
+"""Pictures of the logs and of the table: curves to look at instead of columns of numbers.
+
+    python -m evaluation.plots                                the shipped trainings' curves -> docs/
+    python -m evaluation.plots --table table.json             and quality against evaluations
+    python -m evaluation.plots --ablation table.json          and the ablation, a row a variant
+
+table.json is what `python -m evaluation --json` writes, or for --ablation what
+`python -m evaluation.ablate` does.
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from common import Parser, one_line_errors
+
+matplotlib.use("Agg")  # files only: no window, no screen
+from matplotlib import pyplot as plt  # noqa: E402
+
+# what to plot of each log: title with what to look for, keys
+CURVES = {
+    "teacher": [("the loss falls for as long as you train", ["loss"])],
+    "stage1": [
+        ("g: noisy, falls slowly, no progress bar", ["g"]),
+        ("fake_loss: rises while the student moves, then stays level", ["fake_loss"]),
+        ("lips: what tells whether it works", ["jaw", "width", "rounding"]),
+        ("head's spread and change over the true clips': towards 1", ["spread", "change"]),
+    ],
+    "stage2": [
+        ("D's logits: only differences mean something", ["real", "reference", "fake"]),
+        ("D ranks real above fake: 0.5 is a guess", ["accuracy"]),
+        ("lips: what tells whether it works", ["jaw", "width", "rounding"]),
+        ("head's spread and change: far above 1 is flicker", ["spread", "change"]),
+    ],
+}
+CURVES["direct1"] = CURVES["stage1"]
+# rows of the table: those of one network, in the order of their evaluations
+CHAINS = {
+    "teacher": ["ddim1_guided", "ddim2_guided", "ddim4_guided", "teacher"],
+    "stage 1": ["stage1_1step", "stage1_2steps", "stage1"],
+    "stage 2": ["stage2"],
+    "direct DMD": ["direct1"],
+    "stage 1, plain": ["plain_stage1_1step", "plain_stage1_2steps", "plain_stage1"],
+    "stage 2, plain": ["plain_stage2"],
+    "direct DMD, plain": ["plain_direct1"],
+}
+
+
+def read_log(path):
+    """log.jsonl -> {key: (steps, values)}. Raises ValueError for a file that is none."""
+    found = {}
+    try:
+        rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    except (OSError, ValueError):
+        raise ValueError(f"{path} is no log of a training") from None
+    for row in rows:
+        for key, value in row.items() if "step" in row else ():
+            steps, values = found.setdefault(key, ([], []))
+            steps.append(row["step"])
+            values.append(value)
+    return found
+
+
+def plot_log(name, path, out):
+    """One picture of a training's log, an axis for each entry of CURVES -> its path."""
+    log = read_log(path)
+    curves = [(title, [k for k in keys if k in log]) for title, keys in CURVES[name]]
+    curves = [curve for curve in curves if curve[1]]
+    figure, axes = plt.subplots(1, len(curves), figsize=(4.5 * len(curves), 3.2), squeeze=False)
+    for axis, (title, keys) in zip(axes[0], curves):
+        for key in keys:
+            axis.plot(*log[key], label=key, marker="." if len(log[key][0]) < 20 else "")
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("step" if name == "teacher" else "iteration")
+        axis.legend(fontsize=8)
+    return save(figure, out / f"{name}.png")
+
+
+def plot_quality(rows, out):
+    """FVD-toy and lips over the evaluations of a chunk, a line for each network -> the path."""
+    rows = {row["model"]: row for row in rows}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    for label, names in CHAINS.items():
+        chain = [rows[name] for name in names if name in rows]
+        if chain:
+            nfe = [row["nfe"] for row in chain]
+            lips = [np.mean([row[f"{k}_corr"] for k in ("jaw", "width", "round")]) for row in chain]
+            left.plot(nfe, [row["fvd"] for row in chain], marker="o", label=label)
+            right.plot(nfe, lips, marker="o", label=label)
+    for axis, title in (left, "FVD-toy (down)"), (right, "lips: mean correlation (up)"):
+        axis.set(xscale="log", xlabel="network evaluations for a chunk", title=title)
+    left.set_yscale("log")
+    right.legend(fontsize=8)
+    return save(figure, out / "quality.png")
+
+
+def plot_ablation(rows, out):
+    """A row for each variant, a column for each of six numbers, with their spread -> the path."""
+    keys = ["jaw_corr", "fid", "fvd", "head_std_ratio", "blink_rate_ratio", "frame_change_ratio"]
+    figure, axes = plt.subplots(1, len(keys), figsize=(13, 0.4 * len(rows) + 1), sharey=True)
+    for axis, key in zip(axes, keys):
+        values = [np.array(row[key], float) for row in rows]
+        spread = [v.std(ddof=1) if len(v) > 1 else 0 for v in values]
+        axis.errorbar([v.mean() for v in values], range(len(rows)), xerr=spread, fmt="o")
+        axis.set_title(key, fontsize=9)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0].set_yticks(range(len(rows)), [row["variant"] for row in rows])
+    axes[0].invert_yaxis()
+    return save(figure, out / "ablation.png")
+
+
+def save(figure, path):
+    figure.tight_layout()
+    figure.savefig(path, dpi=80, metadata={"Software": None})  # alike in every run
+    plt.close(figure)
+    return path
+
+
+def main(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("--logs", default="checkpoints", help="folder of NAME.log.jsonl")
+    parser.add_argument("--table", help="JSON of python -m evaluation")
+    parser.add_argument("--ablation", help="JSON of python -m evaluation.ablate")
+    parser.add_argument("--out", default="docs", help="folder of the pictures (default: docs)")
+    with one_line_errors():
+        args = parser.parse_args(argv)
+        out, made = Path(args.out), []
+        if not out.is_dir():
+            raise ValueError(f"--out {args.out} is no folder")
+        for name in CURVES:
+            if (path := Path(args.logs, f"{name}.log.jsonl")).exists():
+                made.append(plot_log(name, path, out))
+        for file, plot in (args.table, plot_quality), (args.ablation, plot_ablation):
+            if file:
+                try:
+                    rows = json.loads(Path(file).read_text())["rows"]
+                except (OSError, ValueError, TypeError, KeyError):
+                    raise ValueError(f"{file} is no table of this project") from None
+                made.append(plot(rows, out))
+        if not made:
+            raise ValueError(f"nothing to draw: {args.logs} has no logs, and no table is given")
+    print(*made, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
