@@ -270,39 +270,39 @@ def train(cfg, resume=False):
 
     # 6 loop
     for step in range(first, steps + cfg.decoder_steps):
-        alone = step >= steps
+        decoder_only = step >= steps
         if step == steps:  # phase 2 starts from the average, with fresh moments
             model.load_state_dict(ema.state_dict())
             optimiser.state.clear()
-        if alone:  # batch
+        if decoder_only:  # batch
             # neighbours; one pair in 80 is the last frame of a video and the first of the next: a
             # change like any other
-            first = torch.randint(len(frames) - 1, (cfg.batch // 2, 1), generator=generator)
-            picked = (first + torch.arange(2)).flatten()
+            earlier = torch.randint(len(frames) - 1, (cfg.batch // 2, 1), generator=generator)
+            picked = (earlier + torch.arange(2)).flatten()
         else:
             picked = torch.randint(len(frames), (cfg.batch,), generator=generator)
         x = to_pixels(frames[picked.numpy()], device)
 
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):  # loss
-            with torch.set_grad_enabled(not alone):
+            with torch.set_grad_enabled(not decoder_only):
                 z = model.encoder(x).float()
             mean, std = z.detach().mean((0, 2, 3)), z.detach().std((0, 2, 3))
             noise = torch.randn(z.shape, generator=generator).to(device)
             y = model.decoder(z + cfg.noise * std[:, None, None] * noise).float()
         loss = reconstruction_loss(y, x, cfg.gradient)
-        if alone:
+        if decoder_only:
             loss = loss + cfg.change * change_loss(y, x)
 
         optimiser.zero_grad(set_to_none=True)  # step
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        done, total = (step - steps, cfg.decoder_steps) if alone else (step, steps)
+        done, total = (step - steps, cfg.decoder_steps) if decoder_only else (step, steps)
         optimiser.param_groups[0]["lr"] = (
             cfg.lr * min(1, (done + 1) / 300) * cosine_decay(done / total)
         )
         check_finite(step, loss=loss.item(), gradient=norm.item())
         optimiser.step()
-        if not alone:  # running statistics, for encode and decode
+        if not decoder_only:  # running statistics, for encode and decode
             model.mean[:, 0, 0].lerp_(mean, 1 if step == 0 else 0.01)
             model.std[:, 0, 0].lerp_(std, 1 if step == 0 else 0.01)
         update_ema(ema, model, step, 0.999)  # ema

@@ -153,9 +153,9 @@ def train(cfg, resume=False):
 
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
-    teacher, made = load_teacher(cfg.teacher, device)
-    cfg, network = with_recipe(cfg, made), network_of(made)
-    clips, held_out, judge = load_data(cfg, network["frames"], autoencoder, device)
+    teacher, checkpoint_config = load_teacher(cfg.teacher, device)
+    cfg, network = with_recipe(cfg, checkpoint_config), network_of(checkpoint_config)
+    clips, held_out, lip_reader = load_data(cfg, network["frames"], autoencoder, device)
 
     # 3 networks
     fake, student = trainable(deepcopy(teacher)), trainable(deepcopy(teacher))
@@ -221,8 +221,8 @@ def train(cfg, resume=False):
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:  # sample, save
             sampler = student_sampler(ema, asdict(cfg))
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler], held_out, autoencoder)
-            if judge:
-                log(step + 1, **quick_eval(sampler, held_out, autoencoder, *judge))
+            if lip_reader:
+                log(step + 1, **quick_eval(sampler, held_out, autoencoder, *lip_reader))
             save_training(cfg, "stage1", step + 1, generator, network=network, **parts)
     return ema
 

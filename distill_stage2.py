@@ -248,12 +248,12 @@ def train(cfg, resume=False):
 
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
-    reference, made = load_stage1(cfg.student, device)
-    if made.get("target_steps", 4) != 4:
-        steps = made["target_steps"]
+    reference, checkpoint_config = load_stage1(cfg.student, device)
+    if checkpoint_config.get("target_steps", 4) != 4:
+        steps = checkpoint_config["target_steps"]
         raise ValueError(f"{cfg.student} has {steps} steps: stage 2 starts from a student of 4")
-    cfg, network = with_recipe(cfg, made), network_of(made)
-    clips, held_out, judge = load_data(cfg, network["frames"], autoencoder, device)
+    cfg, network = with_recipe(cfg, checkpoint_config), network_of(checkpoint_config)
+    clips, held_out, lip_reader = load_data(cfg, network["frames"], autoencoder, device)
 
     # 3 networks
     student = trainable(deepcopy(reference))
@@ -263,7 +263,7 @@ def train(cfg, resume=False):
     levels = reference.features(x0, torch.zeros(1, device=device), cond)
     disc = Discriminator(trainable(deepcopy(reference)), [level.shape[1] for level in levels])
     disc = disc.to(device, memory_format=torch.channels_last)
-    reference_sampler = student_sampler(reference, made, steps=4)
+    reference_sampler = student_sampler(reference, checkpoint_config, steps=4)
 
     # 4 optimisers
     optimiser, disc_optimiser = adam(student, cfg.lr), adam(disc, cfg.disc_lr)
@@ -339,11 +339,11 @@ def train(cfg, resume=False):
             contact_sheet(
                 f"{cfg.out}/{step + 1:06d}.png", [sampler, reference_sampler], held_out, autoencoder
             )
-            if judge:
+            if lip_reader:
                 log(
                     step + 1,
                     phase=phase.steps,
-                    **quick_eval(sampler, held_out, autoencoder, *judge),
+                    **quick_eval(sampler, held_out, autoencoder, *lip_reader),
                 )
             ship = phase.steps == 1  # before that it is no one-step student
             save_training(cfg, "stage2", step + 1, generator, ship=ship, network=network, **parts)

@@ -45,9 +45,9 @@ HERE = Path(__file__).resolve().parent
 CHUNK, CONTEXT = Config.frames, Config.context  # frames that the network sees; given ones of them
 
 
-def sampler_of_teacher(model, made, **settings):
+def sampler_of_teacher(model, checkpoint_config, **settings):
     """As student_sampler, for the teacher."""
-    return teacher_sampler(model, made.get("recipe", "toy"), **settings)
+    return teacher_sampler(model, checkpoint_config.get("recipe", "toy"), **settings)
 
 
 # name: its loader, (network, config, **settings) -> sampler; weights: checkpoints/<name>.pt
@@ -71,14 +71,14 @@ def generate_latents(sampler, ref, windows, n_frames, generator):
     FloatingPointError when the network's answer is not finite.
     """
     x = torch.zeros(len(ref), CHUNK, *ref.shape[1:], device=ref.device)
-    done, own = 0, torch.Generator()
+    done, chunk_generator = 0, torch.Generator()
 
     def noise():
-        return torch.randn(x.shape, generator=own).to(ref.device)
+        return torch.randn(x.shape, generator=chunk_generator).to(ref.device)
 
     while done < n_frames:
         # a chunk's first ε is the same for every model
-        own.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        chunk_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         given = CONTEXT if done else 0
         audio = np.stack([w[done - given : done - given + CHUNK] for w in windows])  # (B, F, R, A)
         context, mask = torch.zeros_like(x), torch.zeros(len(ref), CHUNK, device=ref.device)
@@ -90,7 +90,7 @@ def generate_latents(sampler, ref, windows, n_frames, generator):
         done += CHUNK - given
 
 
-def speak(sampler, autoencoder, portrait, mel, generator, seconds=None):
+def generate_video(sampler, autoencoder, portrait, mel, generator, seconds=None):
     """Yield the video's frames, chunk by chunk: uint8 (n, 64, 64, 3), n <= 16.
 
     portrait (64, 64, 3) uint8; mel (rows, 64) from log_mel: ceil(rows / 4) frames; sampler and
@@ -262,7 +262,9 @@ def run(args):
             for name in names:
                 generator = torch.Generator().manual_seed(args.seed)
                 streams.append(
-                    speak(samplers[name], autoencoder, portrait, mel, generator, times[name])
+                    generate_video(
+                        samplers[name], autoencoder, portrait, mel, generator, times[name]
+                    )
                 )
             with tqdm(total=n_frames, unit="frame", disable=None, leave=False) as bar:
                 for parts in zip(*streams):

@@ -60,10 +60,11 @@ def few_step_sample(student, cond, noise, steps):
         return rollout(student, cond, noise, trailing_timesteps(steps)[:-1])
 
 
-def student_sampler(student, made, steps=None):
-    """-> sampler(cond, noise) -> x0, with its recipe's noise. made: the config stored in its
-    checkpoint; steps: overrides the number it was trained for."""
-    steps, recipe = steps or made.get("target_steps", 1), made.get("recipe", "toy")
+def student_sampler(student, checkpoint_config, steps=None):
+    """-> sampler(cond, noise) -> x0, with its recipe's noise. checkpoint_config: as stored in the
+    file; steps: overrides the number it was trained for."""
+    steps = steps or checkpoint_config.get("target_steps", 1)
+    recipe = checkpoint_config.get("recipe", "toy")  # old files do not say
 
     def sampler(cond, noise):
         return few_step_sample(
@@ -76,15 +77,15 @@ def student_sampler(student, made, steps=None):
 # ---------------------------------------------------------------- what a training starts from
 
 
-def network_of(made):
+def network_of(checkpoint_config):
     """The entries of a checkpoint's config that describe its network; students copy them into
     theirs."""
-    return {k: made[k] for k in ("channels", "frames", "context")}
+    return {k: checkpoint_config[k] for k in ("channels", "frames", "context")}
 
 
-def with_recipe(cfg, made):
+def with_recipe(cfg, checkpoint_config):
     """cfg, with the starting network's recipe unless --recipe was given."""
-    return replace(cfg, recipe=cfg.recipe or made.get("recipe", "toy"))  # old files do not say
+    return replace(cfg, recipe=cfg.recipe or checkpoint_config.get("recipe", "toy"))
 
 
 def load_data(cfg, frames, autoencoder, device):

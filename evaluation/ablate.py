@@ -130,10 +130,10 @@ def ablate(args):
         every clip, and over three sampling seeds, for one alone moves the number of blinks by a
         third."""
         found = []
-        for model, made, steps in students:
+        for model, checkpoint_config, steps in students:
             videos = [
-                evaluate.speak(
-                    student_sampler(model, made, steps=steps),
+                evaluate.generate_videos(
+                    student_sampler(model, checkpoint_config, steps=steps),
                     truth,
                     ref,
                     autoencoder,

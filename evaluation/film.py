@@ -15,7 +15,7 @@ import tiny_data
 from audio_features import FPS
 from autoencoder import load_autoencoder, to_pixels
 from common import Parser, one_line_errors, pick_device
-from evaluation.table import models, speak
+from evaluation.table import generate_videos, models
 from evaluation.truth import truth_of
 
 ROWS = {"teacher": "teacher, 120", "stage1": "stage 1, 4", "stage2": "stage 2, 1"}
@@ -33,7 +33,7 @@ def film(args):
     columns = {"truth": truth.frames[0]}
     for name, _, sampler in models(args.checkpoints, device):
         if name in ROWS:
-            columns[ROWS[name]] = speak(sampler, truth, ref, autoencoder, args.seed)[0]
+            columns[ROWS[name]] = generate_videos(sampler, truth, ref, autoencoder, args.seed)[0]
     if len(columns) == 1:
         raise ValueError(f"no model's weights in {args.checkpoints}: train them first (see README)")
     font, size = ImageFont.load_default(CAPTION * 0.6), args.size

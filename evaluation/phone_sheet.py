@@ -23,7 +23,7 @@ from common import Parser, one_line_errors, pick_device
 from evaluation import metrics
 from evaluation import table as evaluate
 from media import load_audio
-from sample import speak, toy_portrait
+from sample import generate_video, toy_portrait
 
 KINDS = {  # IPA symbols that a phone may begin with, after stress marks
     "m b p": "mbp",
@@ -110,7 +110,7 @@ def phone_sheet(args):
         for seed, portrait in enumerate(PORTRAITS):
             frames = np.concatenate(
                 list(
-                    speak(
+                    generate_video(
                         sampler,
                         autoencoder,
                         toy_portrait(portrait),

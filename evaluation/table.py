@@ -91,8 +91,10 @@ def models(folder, device, bf16=False):
     """
     folder, rows = Path(folder), []
     if (folder / "teacher.pt").exists():
-        teacher, made = load_to_sample(load_teacher, folder / "teacher.pt", device, bf16)
-        ddim = partial(teacher_sampler, teacher, made.get("recipe", "toy"))
+        teacher, checkpoint_config = load_to_sample(
+            load_teacher, folder / "teacher.pt", device, bf16
+        )
+        ddim = partial(teacher_sampler, teacher, checkpoint_config.get("recipe", "toy"))
         rows += [
             ("teacher", 120, ddim(steps=40)),
             ("teacher_noguide", 40, ddim(steps=40, s_ref=1, s_audio=1)),
@@ -125,7 +127,7 @@ def models(folder, device, bf16=False):
 
 
 @torch.no_grad()
-def speak(sampler, truth, ref, autoencoder, seed, bf16=False):
+def generate_videos(sampler, truth, ref, autoencoder, seed, bf16=False):
     """A model speaks all sentences -> frames (V, F, 64, 64, 3) uint8. ref (V, C, H, W) the
     portraits' latents."""
     n_frames, windows = truth.frames.shape[1], truth.windows.cpu().numpy()
@@ -186,7 +188,12 @@ def evaluate(args):
             continue
         heard = truth._replace(windows=truth.windows.roll(1, 0)) if name == "wrong_audio" else truth
         table.append(
-            (name, nfe, partial(speak, sampler, heard, ref, autoencoder, bf16=args.bf16), sampler)
+            (
+                name,
+                nfe,
+                partial(generate_videos, sampler, heard, ref, autoencoder, bf16=args.bf16),
+                sampler,
+            )
         )
     known, wanted = [t[0] for t in table], [n.strip() for n in args.models.split(",") if n.strip()]
     if unknown := set(wanted) - set(known):
@@ -215,7 +222,9 @@ def evaluate(args):
             ):
                 longer = ten_seconds(truth, min(args.long, len(truth.frames)))
                 frames = (
-                    speak(sampler, longer, ref[: args.long], autoencoder, args.seed, args.bf16)
+                    generate_videos(
+                        sampler, longer, ref[: args.long], autoencoder, args.seed, args.bf16
+                    )
                     if sampler
                     else redrawn(longer, args.seed)
                 )
@@ -325,7 +334,7 @@ def arguments(argv=None):
         "--long",
         type=int,
         default=8,
-        help="people who also speak for ten seconds, once (default: %(default)s)",
+        help="people who also generate_videos for ten seconds, once (default: %(default)s)",
     )
     parser.add_argument(
         "--seeds", type=int, default=3, help="repetitions with other noise (default: %(default)s)"

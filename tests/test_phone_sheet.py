@@ -30,7 +30,7 @@ def test_a_phone_s_kind_is_that_of_its_first_symbol():
 
 
 def test_the_shipped_student_opens_on_open_vowels_and_shuts_on_m_b_p(tmp_path):
-    wave, phones = speech.speak(1234, 4.0)
+    wave, phones = speech.synthesise_speech(1234, 4.0)
     wavfile.write(tmp_path / "a.wav", 16000, wave.astype(np.float32))
     table = phone_sheet.main(
         [

@@ -20,7 +20,7 @@ from common import save_checkpoint
 from departures import noise_source
 from latents import Cond
 from media import WRITERS, load_audio, load_frames, write_video
-from sample import generate_latents, speak, toy_portrait
+from sample import generate_latents, generate_video, toy_portrait
 from teacher import ddim_sample, load_teacher
 from unet import UNet
 
@@ -194,7 +194,7 @@ def test_the_seed_determines_the_frames(folder):
 
     def frames(seed, portrait=2_000_000, mel=log_mel(sound(20))):
         chunks = list(
-            speak(
+            generate_video(
                 lambda c, noise: ddim_sample(model, c, noise(), 1),
                 autoencoder,
                 toy_portrait(portrait),

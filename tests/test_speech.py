@@ -9,8 +9,8 @@ from tiny_data.speech import (
     babble,
     lips,
     random_speaker,
-    speak,
     synthesise,
+    synthesise_speech,
 )
 
 FRAMES = (np.arange(125) + 0.5) / 25  # s, the middles of 5 s of video frames
@@ -19,7 +19,7 @@ SEEDS = range(4)
 
 @pytest.fixture(scope="module")
 def utterances():
-    return [speak(seed, 5.0) for seed in SEEDS]
+    return [synthesise_speech(seed, 5.0) for seed in SEEDS]
 
 
 def say(*symbols, ms=250, speaker=Speaker()):
@@ -42,7 +42,7 @@ def spectrum(x):
 
 
 def test_a_seed_gives_one_utterance_and_another_seed_another(utterances):
-    wave, phones = speak(0, 5.0)
+    wave, phones = synthesise_speech(0, 5.0)
     assert np.array_equal(wave, utterances[0][0]) and phones == utterances[0][1]
     assert not np.allclose(wave, utterances[1][0]) and phones != utterances[1][1]
 
@@ -50,13 +50,13 @@ def test_a_seed_gives_one_utterance_and_another_seed_another(utterances):
 @pytest.mark.parametrize("seconds", [0.2, 1.0, 3.3333])
 def test_the_wave_has_the_length_asked_for(seconds):
     for seed in SEEDS:
-        wave, phones = speak(seed, seconds)
+        wave, phones = synthesise_speech(seed, seconds)
         assert wave.shape == (round(seconds * SR),) and phones[-1][2] == seconds
 
 
 def test_too_short_an_utterance_is_refused():
     with pytest.raises(ValueError, match="0.2"):
-        speak(0, 0.1)
+        synthesise_speech(0, 0.1)
 
 
 def test_the_wave_is_float32_finite_and_within_full_scale(utterances):

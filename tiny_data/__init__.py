@@ -60,7 +60,7 @@ class Videos(NamedTuple):
 def make_video(seed, n_frames=VIDEO_FRAMES):
     """One toy video, all of it determined by the seed -> frames, mel, wave, motion, phones as in
     Videos."""
-    wave, phones = speech.speak(seed, n_frames / FPS)
+    wave, phones = speech.synthesise_speech(seed, n_frames / FPS)
     move = faces.motion(seed, speech.lips(phones, (np.arange(n_frames) + 0.5) / FPS))
     return faces.render(faces.identity(seed), move), log_mel(wave), wave, move, phones
 

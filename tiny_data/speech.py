@@ -5,7 +5,7 @@ Babbled speech with exactly known lips: a formant synthesiser after Klatt (1980)
     lips        phones                      -> jaw, width, rounding at any time
     synthesise  phones + a speaker          -> a clean wave (source-filter)
     record      clean wave                  -> the wave a microphone in some room would have kept
-    speak       all of them, from one seed
+    synthesise_speech  all of them, from one seed
 
 Sound and lips are read off the same phone table along the same time line, so a model trained on
 them learns the lips from the sound. Everything that does not move the lips (pitch, tract length,
@@ -466,7 +466,7 @@ def record(wave, rng):
     return wave
 
 
-def speak(seed, seconds):
+def synthesise_speech(seed, seconds):
     """One utterance -> (wave float32 (round(seconds * SR),) in [-1, 1], phones covering [0,
     seconds]).
 
