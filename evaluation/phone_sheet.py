@@ -1,7 +1,7 @@
 """Lips on real speech: the generated mouth on each kind of phone of a recording.
 
     python -m evaluation.phone_sheet recording.wav phones.tsv
-    phones.tsv: columns start_s, end_s, phone (IPA, as espeak-ng or an aligner writes it)
+    phones.tsv: columns start_s, end_s, phone (IPA or ARPAbet, as an aligner writes it)
 
 Prints, for every model in checkpoints/, the mean jaw, width and rounding that the reader sees in
 the middle frame of each phone (three toy portraits, a seed each), and writes a sheet: a row for
@@ -11,6 +11,8 @@ on open vowels, shut on m b p and in pauses, round on round vowels.
 
 import csv
 import math
+import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -25,44 +27,79 @@ from evaluation import table as evaluate
 from media import load_audio
 from sample import generate_video, toy_portrait
 
-KINDS = {  # IPA symbols that a phone may begin with, after stress marks
+KINDS = {  # IPA letters that a phone may begin with
     "m b p": "mbp",
-    "pause": "_",
+    "pause": "",
     "open vowel": "aɑæʌ",
     "round vowel": "uʊoɔɒ",
     "spread vowel": "iɪeɛ",
     "fricative": "fvszʃʒθð",
 }
+SILENCES = " _ # h# sil sp spn pau silence <sil> <eps> <p:> [sil]".split(" ")  # of the aligners
+IPA = set(  # its letters, but for clicks
+    "abcdefghijklmnopqrstuvwxyzæçðøħŋœɐɑɒɓɔɕɖɗɘəɚɛɜɝɞɟɠɡɢɣɤɥɦɧɨɪɫɬɭɮɯɰɱɲɳɴɵɶɸɹɺɻɽɾʀʁʂʃʄʈʉʊʋʌʍʎʏʐ"
+    "ʑʒʔʕʘʙʛʜʝʟʡʢβθχ"
+)
+ARPABET = dict(  # what is not written as in IPA
+    pair.split("=")
+    for pair in (
+        "aa=ɑ ae=æ ah=ʌ ao=ɔ aw=aʊ ax=ə axr=ɚ ay=aɪ ch=tʃ dh=ð dx=ɾ eh=ɛ el=l em=m en=n er=ɝ "
+        "ey=eɪ hh=h ih=ɪ ix=ɨ iy=i jh=dʒ ng=ŋ nx=ɾ ow=oʊ oy=ɔɪ q=ʔ r=ɹ sh=ʃ th=θ uh=ʊ uw=u ux=ʉ wh=ʍ y=j "
+        "zh=ʒ"
+    ).split()
+)
 PORTRAITS = 2_000_124, 2_000_137, 2_000_140  # toy identities outside every split
 
 
-def kind_of(phone):
-    """An IPA phone, perhaps with stress marks -> its key in KINDS, or None. An empty one is a
-    pause."""
-    first = (phone.strip().lstrip("ˈˌ") or "_")[0]
-    return next((kind for kind, symbols in KINDS.items() if first in symbols), None)
+def spell(labels):
+    """Labels of one table, IPA or ARPAbet (of any case, with stress digits) -> their IPA letters, ""
+    for a pause. Raises ValueError for a label that neither table knows."""
+    plain = [label.strip().lower() for label in labels]
+    arpabet = [re.sub(r"[0-2]$", "", label) for label in plain]
+    # ARPAbet is ASCII, and has vowels of two letters
+    if "".join(plain).isascii() and any(a in ARPABET and a[0] in "aeiou" for a in arpabet):
+        plain = [ARPABET.get(a, a) for a in arpabet]
+    spelt = []
+    for label, text in zip(labels, plain):
+        letters = "" if text in SILENCES else unicodedata.normalize("NFD", text)
+        letters = "".join(
+            c for c in letters if unicodedata.category(c)[0] == "L" and c not in "ˈˌːˑ"
+        )
+        letters = re.sub(r"[ʰʲʷˠˤⁿˡ]", "", letters)
+        if (text not in SILENCES and not letters) or set(letters) - IPA:
+            raise ValueError(f"no phone {label!r} in IPA or ARPAbet, and no pause of an aligner")
+        spelt.append(letters)
+    return spelt
+
+
+def kind_of(letters):
+    """IPA letters, as spell gives them -> their key in KINDS, or None. None at all are a pause."""
+    if not letters:
+        return "pause"
+    return next((kind for kind, symbols in KINDS.items() if letters[0] in symbols), None)
 
 
 def read_phones(path):
-    """A table with tabs and the columns start_s, end_s, phone -> [(start, end, phone)], seconds.
-    Raises ValueError."""
+    """A table with tabs and the columns start_s, end_s, phone -> [(start, end, IPA letters)],
+    seconds. Raises ValueError."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [
-                (float(r["start_s"]), float(r["end_s"]), r["phone"] or "")
-                for r in csv.DictReader(file, delimiter="\t")
-            ]
+            table = list(csv.DictReader(file, delimiter="\t"))
+            spans = [(float(row["start_s"]), float(row["end_s"])) for row in table]
+            labels = [row["phone"] or "" for row in table]
     except (KeyError, TypeError, ValueError, csv.Error):
         raise ValueError(
-            f"{path} is no table of phones: columns start_s, end_s and phone, tabs between, are "
-            "wanted"
+            f"{path} is no table of phones: it needs columns start_s, end_s and phone, with tabs "
+            "between"
         ) from None
-    if not rows or any(not 0 <= a <= b < math.inf for a, b, _ in rows):
+    if not spans or any(not 0 <= a <= b < math.inf for a, b in spans):
         raise ValueError(f"{path} holds no phones, or some that end before they start")
-    if not any(kind_of(phone) for *_, phone in rows):
-        raise ValueError(
-            f"{path} holds no phone of a kind that is shown: {', '.join(KINDS)}, in IPA"
-        )
+    try:
+        rows = [(*span, letters) for span, letters in zip(spans, spell(labels))]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not any(kind_of(letters) for *_, letters in rows):
+        raise ValueError(f"{path} holds no phone of a kind that is shown: {', '.join(KINDS)}")
     return rows
 
 

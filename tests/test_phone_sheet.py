@@ -1,4 +1,5 @@
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -16,22 +17,43 @@ def write_phones(path, phones):
     return str(path)
 
 
-def test_a_phone_s_kind_is_that_of_its_first_symbol():
-    assert [phone_sheet.kind_of(p) for p in ("ˈɑː", "m", "ˌuː", "iː", "ʃ", "", "_", "t")] == [
-        "open vowel",
-        "m b p",
-        "round vowel",
-        "spread vowel",
-        "fricative",
-        "pause",
-        "pause",
-        None,
-    ]
+def kinds(*labels):
+    return [phone_sheet.kind_of(letters) for letters in phone_sheet.spell(labels)]
+
+
+def test_a_phone_s_kind_is_that_of_its_first_letter():
+    found = kinds("ˈɑː", "m", "ˌuː", "iː", "ʃ", "", "_", "t", "əʊ", "pʰ", "ɐ")
+    assert found[:5] == ["open vowel", "m b p", "round vowel", "spread vowel", "fricative"]
+    assert found[5:] == ["pause", "pause", None, None, "m b p", None]
+
+
+@pytest.mark.parametrize("silence", phone_sheet.SILENCES)
+def test_the_silences_of_aligners_are_pauses_and_no_fricatives_or_plosives(silence):
+    assert kinds(silence, silence.upper(), "ɑ") == ["pause", "pause", "open vowel"]
+
+
+def test_arpabet_is_read_in_either_case_with_and_without_stress():
+    want = ["m b p", "round vowel", "open vowel", "spread vowel", "fricative", None, None, "pause"]
+    for line in ("m uw aa iy sh ax t pau", "M UW1 AA0 IY2 SH AX T SIL"):
+        assert kinds(*line.split()) == want
+
+
+def test_a_precomposed_letter_is_its_base_and_its_accent():
+    assert kinds("\u00e3", "a\u0303", "\u1ebd") == ["open vowel", "open vowel", "spread vowel"]
+
+
+@pytest.mark.parametrize("label", ["?", "@", "щ", "4"])
+def test_a_label_that_nobody_knows_is_named(label):
+    with pytest.raises(ValueError, match=re.escape(repr(label))):
+        phone_sheet.spell(["m", label])
 
 
 def test_the_shipped_student_opens_on_open_vowels_and_shuts_on_m_b_p(tmp_path):
     wave, phones = speech.synthesise_speech(1234, 4.0)
     wavfile.write(tmp_path / "a.wav", 16000, wave.astype(np.float32))
+    wide = [symbol for symbol, phone in speech.PHONES.items() if phone.jaw >= 0.7]
+    letter = {symbol: "t" for symbol in speech.PHONES} | dict.fromkeys(wide, "ɑ") | {"_": "_"}
+    phones = [(p if p in "mbp" else letter[p], start, end) for p, start, end in phones]
     table = phone_sheet.main(
         [
             str(tmp_path / "a.wav"),
