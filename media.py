@@ -5,6 +5,7 @@ WRITERS[suffix](path, chunks, ...)    finished_file(path, ...): no half-written 
 """
 
 import contextlib
+import io
 import itertools
 import os
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
 
 from audio_features import FPS, FRAME, SR
 
@@ -148,37 +149,63 @@ def load_audio(path):
     return wave
 
 
-def load_frames(path, size=64):
-    """A video file -> (F, size, size, 3) uint8 RGB at 25 fps: the middle square, area-averaged.
+def is_hdr(path):
+    """Whether a video's curve is HLG or PQ, as phones record it."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-protocol_whitelist"]
+    run = subprocess.run([*command, "file", "-i", "file:" + os.fspath(path)], capture_output=True)
+    streams = [line for line in run.stderr.splitlines() if b"Stream" in line and b"Video:" in line]
+    return any(curve in line for line in streams for curve in (b"arib-std-b67", b"smpte2084"))
+
+
+def load_frames(path, size=SIZE):
+    """A video file -> (F, size, size, 3) uint8 RGB at 25 fps: the middle square, area-averaged; HDR
+    with its reference white (BT.2408: 203 nits) as white.
 
     fps=...:start_time=0 puts frame 0 where the file's clock starts, as load_audio does with the
     sound, so a track that starts late stays late. ffmpeg turns a phone's rotated video upright
     before the filters; sar is the shape of a pixel, so the crop is square on the screen even when
     it is not in pixels. Raises ValueError, one line, if nothing can be decoded."""
-    video = (
-        f"fps={FPS}:start_time=0,crop='min(iw,ih/sar)':'min(ih,iw*sar)',"
-        f"scale={size}:{size}:flags=area,format=rgb24"
-    )
-    command = ffmpeg_command(
-        path, "-map", "0:V:0?", "-an", "-vf", video, "-f", "rawvideo"
-    )  # V: pictures, not cover art
+    video = f"fps={FPS}:start_time=0,crop='min(iw,ih/sar)':'min(ih,iw*sar)',"
+    if is_hdr(path):
+        video += "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
+        video += "zscale=t=bt709:m=bt709:r=tv,format=yuv420p,"
+    video += f"scale={size}:{size}:flags=area,format=rgb24"
+    # V: pictures, not cover art
+    command = ffmpeg_command(path, "-map", "0:V:0?", "-an", "-vf", video, "-f", "rawvideo")
     result = subprocess.run(command, capture_output=True)
     count = len(result.stdout) // (size * size * 3)
     if not count:
         raise ValueError(f"{os.fspath(path)!r} has no video that ffmpeg can read")
-    return np.frombuffer(result.stdout, np.uint8, count * size * size * 3).reshape(
-        count, size, size, 3
-    )
+    pixels = np.frombuffer(result.stdout, np.uint8, count * size * size * 3)
+    return pixels.reshape(count, size, size, 3)
+
+
+def to_srgb(image):
+    """An image with an embedded colour profile -> its colours in sRGB; others as they are."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return image
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        plain = image.convert("RGB") if alpha else image
+        srgb = ImageCms.createProfile("sRGB")
+        plain = ImageCms.profileToProfile(plain, source, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):  # a broken profile, or one of another kind of image
+        return image
+    if alpha:
+        plain.putalpha(alpha)
+    return plain
 
 
 def load_portrait(path):
-    """Any image file -> (64, 64, 3) uint8: upright (EXIF), transparent parts white, the middle
-    square. Raises ValueError."""
+    """Any image file -> (64, 64, 3) uint8: upright (EXIF), in sRGB, transparent parts white, the
+    middle square. Raises ValueError."""
     if not os.path.isfile(path):
-        raise ValueError(
-            f"{path!r} {'is a directory' if os.path.isdir(path) else 'does not exist'}: --image "
-            "wants an image file"
-        )
+        why = "is a directory" if os.path.isdir(path) else "does not exist"
+        raise ValueError(f"{path!r} {why}: --image needs an image file")
+    if os.fspath(path).lower().endswith((".heic", ".heif")):
+        raise ValueError(f"{path!r} is HEIC, which is not read here: save it as JPEG or PNG")
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
@@ -186,7 +213,7 @@ def load_portrait(path):
                 raise ValueError("32-bit grey: save it as an 8-bit PNG")
             if image.mode[0] == "I":  # 16-bit grey, which convert() would clip
                 image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-            image = image.convert("RGBA")
+            image = to_srgb(image).convert("RGBA")
     except Exception as error:  # a broken file upsets each of Pillow's readers in its own way
         raise ValueError(
             f"{path!r} is not an image that Pillow can read ({' '.join(str(error).split())[:90]})"

@@ -44,16 +44,16 @@ ARPABET = dict(  # what is not written as in IPA
     pair.split("=")
     for pair in (
         "aa=ɑ ae=æ ah=ʌ ao=ɔ aw=aʊ ax=ə axr=ɚ ay=aɪ ch=tʃ dh=ð dx=ɾ eh=ɛ el=l em=m en=n er=ɝ "
-        "ey=eɪ hh=h ih=ɪ ix=ɨ iy=i jh=dʒ ng=ŋ nx=ɾ ow=oʊ oy=ɔɪ q=ʔ r=ɹ sh=ʃ th=θ uh=ʊ uw=u ux=ʉ wh=ʍ y=j "
-        "zh=ʒ"
+        "ey=eɪ hh=h ih=ɪ ix=ɨ iy=i jh=dʒ ng=ŋ nx=ɾ ow=oʊ oy=ɔɪ q=ʔ r=ɹ sh=ʃ th=θ uh=ʊ uw=u "
+        "ux=ʉ wh=ʍ y=j zh=ʒ"
     ).split()
 )
 PORTRAITS = 2_000_124, 2_000_137, 2_000_140  # toy identities outside every split
 
 
 def spell(labels):
-    """Labels of one table, IPA or ARPAbet (of any case, with stress digits) -> their IPA letters, ""
-    for a pause. Raises ValueError for a label that neither table knows."""
+    """Labels of one table, IPA or ARPAbet (of any case, with stress digits) -> their IPA letters,
+    none for a pause. Raises ValueError for a label that neither table knows."""
     plain = [label.strip().lower() for label in labels]
     arpabet = [re.sub(r"[0-2]$", "", label) for label in plain]
     # ARPAbet is ASCII, and has vowels of two letters

@@ -4,8 +4,9 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+import media
 from audio_features import FRAME, audio_windows
-from media import load_frames
+from media import is_hdr, load_frames
 from tiny_data.clips import load_folder
 
 # Black, then white from t = 1 s; a 1 kHz tone from t = 1 s.
@@ -139,3 +140,26 @@ def test_a_folder_without_clips_is_refused_in_one_line(kind, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         load_folder(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("curve, name", [("arib-std-b67", "HLG"), ("smpte2084", "PQ")])
+def test_hdr_clips_keep_the_colours_of_their_sdr_original(tmp_path, monkeypatch, curve, name):
+    """Colour bars below white, as an SDR clip and as a phone records them (10 bit, BT.2020)."""
+    bars = ["-f", "lavfi", "-i", "smptebars=s=128x128:d=0.4:r=25", "-pix_fmt", "yuv420p"]
+    tags = ["-color_primaries", "bt709", "-color_trc", "bt709", "-colorspace", "bt709"]
+    ffmpeg(*bars, *tags, "-vf", "scale=out_color_matrix=bt709", "-crf", "2", tmp_path / "sdr.mp4")
+    up = (
+        "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv,"
+        "zscale=t=linear:npl=203,format=gbrpf32le,"
+        f"zscale=p=bt2020:t={curve}:m=bt2020nc:r=tv:npl=203,format=yuv420p10le"
+    )
+    flags = ["-c:v", "libx265", "-crf", "2", "-x265-params", "log-level=none"]
+    flags += ["-color_primaries", "bt2020", "-color_trc", curve, "-colorspace", "bt2020nc"]
+    ffmpeg("-i", tmp_path / "sdr.mp4", "-vf", up, *flags, tmp_path / "hdr.mp4")
+    assert is_hdr(tmp_path / "hdr.mp4") and not is_hdr(tmp_path / "sdr.mp4")
+    sdr, hdr = (load_frames(tmp_path / f"{n}.mp4").astype(float) for n in ("sdr", "hdr"))
+    monkeypatch.setattr(media, "is_hdr", lambda path: False)
+    ignored = load_frames(tmp_path / "hdr.mp4").astype(float)
+    strength = [(x.max(-1) - x.min(-1)).mean() for x in (sdr, hdr, ignored)]
+    assert sdr.shape == hdr.shape and np.abs(sdr - hdr).mean() < 13  # blurred by 4:2:0, twice
+    assert abs(strength[1] / strength[0] - 1) < 0.12 and strength[2] / strength[0] < 0.85  # grey

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import condition
-from PIL import Image
+from PIL import Image, ImageCms
 from scipy.io import wavfile
 
 import sample
@@ -19,7 +19,7 @@ from autoencoder import AutoEncoder, load_autoencoder
 from common import save_checkpoint
 from departures import noise_source
 from latents import Cond
-from media import WRITERS, load_audio, load_frames, write_video
+from media import WRITERS, load_audio, load_frames, load_portrait, write_video
 from sample import generate_latents, generate_video, toy_portrait
 from teacher import ddim_sample, load_teacher
 from unet import UNet
@@ -375,6 +375,38 @@ def test_png_is_a_sheet_of_evenly_spaced_frames(run, tmp_path, frames, shape):
 
 
 # ---- the portrait ----
+
+
+def test_an_embedded_profile_is_minded_and_a_broken_one_is_not(tmp_path):
+    """A profile whose red and green are exchanged: the colours come out exchanged."""
+    face = Image.fromarray(toy_portrait(2_000_003))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    red, green = srgb.index(b"rXYZ"), srgb.index(b"gXYZ")
+    swapped = bytearray(srgb)
+    swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"
+    for name, profile in ("srgb", srgb), ("swapped", bytes(swapped)), ("broken", b"not a profile"):
+        face.save(tmp_path / f"{name}.png", icc_profile=profile)
+    plain = np.asarray(face).astype(int)
+    made = {n: load_portrait(str(tmp_path / f"{n}.png")).astype(int) for n in ("srgb", "swapped")}
+    assert np.abs(made["srgb"] - plain).max() <= 2
+    assert np.abs(made["swapped"][..., [1, 0, 2]] - plain).mean() < 3
+    assert (load_portrait(str(tmp_path / "broken.png")) == plain).all()
+
+
+def test_an_embedded_profile_leaves_transparency_alone(tmp_path):
+    face = Image.fromarray(toy_portrait(2_000_003)).convert("RGBA")
+    face.putalpha(Image.linear_gradient("L").resize((64, 64)))
+    face.save(tmp_path / "plain.png")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    face.save(tmp_path / "profile.png", icc_profile=profile)
+    plain, other = (load_portrait(str(tmp_path / f"{n}.png")) for n in ("plain", "profile"))
+    assert np.abs(plain.astype(int) - other).max() <= 2
+
+
+def test_a_heic_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "me.HEIC").write_bytes(b"....ftypheic")
+    with pytest.raises(ValueError, match="save it as JPEG or PNG"):
+        load_portrait(str(tmp_path / "me.HEIC"))
 
 
 def test_portrait_is_upright_square_and_opaque(tmp_path):
