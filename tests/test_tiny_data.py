@@ -140,3 +140,20 @@ def test_every_script_looks_for_the_toy_set_where_it_is_built():
         for script in (autoencoder, teacher, train_metrics, distill_stage1, distill_stage2)
     ] + [evaluate.arguments([]).data]
     assert set(defaults) == {str(tiny_data.HOME)}
+
+
+@pytest.mark.parametrize(
+    "left", ["train.123.tmp/frames.npy", "val.9.old/x", "train.png", ".DS_Store"]
+)
+def test_what_a_killed_build_or_a_system_left_does_not_stop_the_toy_set(tmp_path, left):
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).write_text("half")
+    assert len(load(tmp_path, "val", 1).starts) == 2
+    (tmp_path / "notes.txt").write_text("mine")
+    assert len(load(tmp_path, "train", 1).starts) == 2  # beside the split that is there
+
+
+def test_a_folder_of_other_things_is_not_built_over(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no usable clip"):
+        load(tmp_path, "val", 1)

@@ -117,6 +117,12 @@ def save(folder, videos):
         shutil.rmtree(old, ignore_errors=True)
 
 
+def left_over(path):
+    """Whether a file or folder in --data is what a killed build or an operating system left."""
+    sheet = path.name in [f"{split}.png" for split in SPLITS]
+    return sheet or path.suffix in (".tmp", ".old") or path.name.startswith(".")
+
+
 @functools.lru_cache(maxsize=1)
 def own_clips(folder):
     """All clips of a folder that can be read, decoded once for all splits: [(name, frames, wave),
@@ -143,11 +149,8 @@ def load(data, split, n_videos=0, min_frames=20):
             f"no folder {str(data)!r}: name one of video clips, or make the toy set there (python "
             f"-m tiny_data --out {data})"
         )
-    if not data.is_file() and (
-        not data.exists()
-        or any((data / s / "phones.json").exists() for s in SPLITS)
-        or not any(data.iterdir())
-    ):
+    toy = any((data / s / "phones.json").exists() for s in SPLITS)
+    if toy or not data.exists() or (data.is_dir() and all(map(left_over, data.iterdir()))):
         if not (data / split / "phones.json").exists():
             print(f"no data in {data / split}: building the toy set there")
             build(data, split, n_videos)
