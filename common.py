@@ -44,6 +44,7 @@ class Options:
                 raise ValueError(
                     f"{option(name)} must be a finite number >= {at_least}, got {value}"
                 )
+        self.data = os.path.normpath(self.data) if self.data else ""  # folder/ is folder
         if self.seed >= 2**63:
             raise ValueError(f"--seed must be below 2^63, got {self.seed}")
 
@@ -113,15 +114,16 @@ def one_line_errors():
     code 2.
 
     SIGTERM, and SIGHUP where nohup has not switched it off, unwind like Ctrl-C, so that temporary
-    files are removed.
+    files are removed. What a terminal or pipe cannot print becomes question marks.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-            if (
-                hasattr(signal, name)
-                and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN
-            ):
-                signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
@@ -281,6 +283,7 @@ def resume_training(cfg, kind, generator, **parts):
             "another --out"
         ) from None
     generator.set_state(saved["random"])
+    print(f"going on from step {saved['step']} of {cfg.out}/last.pt")
     return saved["step"]
 
 
@@ -323,8 +326,9 @@ class Log:
     def __init__(self, out, config, device, resume):
         Path(out).mkdir(parents=True, exist_ok=True)
         self.path, self.start = Path(out) / "log.jsonl", time.time()
-        if not resume:
+        if not resume:  # also the checkpoint: --resume must never go on from an older run
             self.path.unlink(missing_ok=True)
+            self.path.with_name("last.pt").unlink(missing_ok=True)
         self.write(
             config=dataclasses.asdict(config),
             torch=torch.__version__,

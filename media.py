@@ -339,7 +339,14 @@ def finished_file(path, inputs):
         raise ValueError(f"--out {str(path)!r} cannot be written: {error.strerror}") from None
     try:
         yield temporary
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError as error:  # open in a player, or not to be changed
+            kept = Path(tempfile.mkdtemp(prefix=f"{target.stem}-", dir=target.parent)) / target.name
+            os.replace(temporary, kept)
+            raise ValueError(
+                f"{path} cannot be replaced ({error.strerror}): it is {kept}"
+            ) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -299,6 +299,9 @@ def run(args):
         f"after {first:.2f} s | {duration / (sampling + seconds['features']):.2f} x real time"
     )
 
+    if args.image is not None and args.weights is None:
+        print("note: these weights know toy faces only, and draw a photograph as one of them")
+
 
 def main(argv=None):
     with one_line_errors():

@@ -163,3 +163,10 @@ def test_hdr_clips_keep_the_colours_of_their_sdr_original(tmp_path, monkeypatch,
     strength = [(x.max(-1) - x.min(-1)).mean() for x in (sdr, hdr, ignored)]
     assert sdr.shape == hdr.shape and np.abs(sdr - hdr).mean() < 13  # blurred by 4:2:0, twice
     assert abs(strength[1] / strength[0] - 1) < 0.12 and strength[2] / strength[0] < 0.85  # grey
+
+
+def test_videos_in_a_folder_below_are_found_but_not_taken(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/a.MP4").touch()
+    with pytest.raises(ValueError, match="the videos are in .*below"):
+        load_folder(tmp_path)

@@ -1,10 +1,15 @@
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+import common
 from common import (
     Log,
     Options,
@@ -168,3 +173,31 @@ def test_unknown_device_is_one_clear_line():
 
 def test_a_line_of_the_log_averages_each_number_over_the_rows_that_have_it():
     assert mean_rows([dict(a=1.0), dict(a=2.0, b=5.0), dict(b=7.0, a=6.0)]) == dict(a=3.0, b=6.0)
+
+
+def test_a_fresh_run_removes_an_older_ones_checkpoint(tmp_path):
+    cfg, generator, ema = Config(out=str(tmp_path)), torch.Generator(), torch.nn.Linear(2, 2)
+    save_training(cfg, "thing", 7, generator, ship=False, ema=ema)
+    Log(tmp_path, cfg, "cpu", resume=True)
+    assert (tmp_path / "last.pt").exists()
+    Log(tmp_path, cfg, "cpu", resume=False)  # it may diverge before its first save
+    with pytest.raises(ValueError, match="last.pt to go on from"):
+        resume_training(cfg, "thing", generator, ema=ema)
+
+
+def test_a_folder_is_the_same_with_and_without_its_slash():
+    assert Config(data="a/b/") == Config(data="a/b") == Config(data="./a//b")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_help_and_errors_are_printed_where_characters_are_few(encoding):
+    root = Path(common.__file__).parent
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    for script in "teacher.py", "distill_stage2.py":
+        run = [sys.executable, script, "--help"]
+        assert not subprocess.run(run, cwd=root, env=env, capture_output=True).returncode
+    run = [sys.executable, "sample.py", "--audio", "\u4f60\u597d.wav"]
+    done = subprocess.run(run, cwd=root, env=env, capture_output=True)
+    assert (
+        done.returncode == 2 and done.stderr.count(b"\n") == 1 and b"does not exist" in done.stderr
+    )

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import weakref
+from pathlib import Path
 
 import imageio.v3 as iio
 import imageio_ffmpeg
@@ -372,6 +373,26 @@ def test_png_is_a_sheet_of_evenly_spaced_frames(run, tmp_path, frames, shape):
     wavfile.write("some.wav", SR, sound(frames))
     run("--out", "talk.PNG", audio="some.wav")
     assert iio.imread("talk.PNG").shape == shape
+
+
+def test_a_video_that_cannot_take_its_place_is_kept_and_named(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "talk.png").write_bytes(b"old")
+    real, tried = os.replace, []
+
+    def replace(source, target):
+        tried.append(target)
+        if len(tried) == 1:
+            raise PermissionError(13, "Permission denied")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(SystemExit) as stop:
+        run("--out", "talk.png")
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "cannot be replaced (Permission denied)" in said
+    kept = Path(said.split(": it is ")[1].strip())
+    assert iio.imread(kept).ndim == 3 and (tmp_path / "talk.png").read_bytes() == b"old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([kept.parent.name, "talk.png"])
 
 
 # ---- the portrait ----

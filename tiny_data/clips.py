@@ -11,21 +11,13 @@ import os
 from audio_features import FPS, FRAME
 from media import load_audio, load_frames
 
-VIDEO_EXTENSIONS = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".flv",
-    ".ts",
-    ".3gp",
-    ".ogv",
+VIDEO_EXTENSIONS = tuple(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ts .3gp .ogv".split()
 )
+
+
+def is_video(name):
+    return name.lower().endswith(VIDEO_EXTENSIONS) and not name.startswith(".")
 
 
 def load_folder(folder, min_frames=20, size=64):
@@ -43,7 +35,7 @@ def load_folder(folder, min_frames=20, size=64):
     clips = []
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
-        if not name.lower().endswith(VIDEO_EXTENSIONS) or name.startswith("."):
+        if not is_video(name):
             continue
         try:
             frames, wave = load_frames(path, size), load_audio(path)
@@ -57,6 +49,10 @@ def load_folder(folder, min_frames=20, size=64):
         except ValueError as error:
             print(f"skipped {name}: {error}")
     if not clips:
+        for name in sorted(os.listdir(folder)):
+            inner = os.path.join(folder, name)
+            if os.path.isdir(inner) and any(map(is_video, os.listdir(inner))):
+                raise ValueError(f"the videos are in {inner!r}: name that folder, or move them up")
         raise ValueError(
             f"{os.fspath(folder)!r} holds no usable clip: put videos with sound "
             f"({' '.join(VIDEO_EXTENSIONS[:6])} ...) of at least {min_frames} frames in it"
