@@ -49,13 +49,14 @@ from student import (
     load_data,
     network_of,
     optimise,
+    predict,
     quick_eval,
     rollout,
     student_sampler,
     trainable,
     with_recipe,
 )
-from teacher import guided_v, hold_context, load_teacher
+from teacher import guided_v, load_teacher
 
 
 @dataclass
@@ -131,14 +132,6 @@ def fake_loss(fake, x0_hat, cond, t, eps):
     return v_loss(fake(add_noise(x0_hat, eps, t), t, cond), v_target(x0_hat, eps, t), cond.mask)
 
 
-def from_data(student, x0, cond, eps, tau):
-    """Ablation: the student's x̂0 from a noised real clip, an input that sampling never meets. tau:
-    a number."""
-    t = torch.full((len(x0),), tau, device=x0.device)
-    xt = add_noise(x0, eps, t)
-    return hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
-
-
 load_stage1 = partial(load_teacher, kind="stage1")
 
 
@@ -188,8 +181,9 @@ def train(cfg, resume=False):
         with bfloat16(), torch.set_grad_enabled(student_learns):
             if cfg.simulate == "backward":
                 x0_hat = rollout(student, cond, student_noise, taus[:k])  # (B, F, C, H, W)
-            else:
-                x0_hat = from_data(student, x0, cond, student_noise(), taus[k - 1])
+            else:  # ablation: noised real clips, inputs that sampling never meets
+                xt = add_noise(x0, student_noise(), taus[k - 1])
+                x0_hat = predict(student, xt, taus[k - 1], cond)
         row = dict(latent_mean=x0_hat.mean().item(), latent_std=x0_hat.std().item())
 
         # the student's step: along g, the difference of the two scores

@@ -29,29 +29,27 @@ LIPS = ("jaw", "width", "rounding")
 # ---------------------------------------------------------------- the sampler
 
 
+def predict(student, xt, tau, cond):
+    """x̂0 = G(x_τ, τ, c), with the true latents at context frames. tau: a number or (B,)."""
+    t = torch.as_tensor(tau, dtype=torch.float32, device=xt.device).expand(len(xt))
+    return hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
+
+
 def rollout(student, cond, noise, taus):
-    """x_T = ε; x̂0 = G(x_τ, τ); x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0 is returned. TurboTalk,
-    stage 2.
+    """x_T = ε; x̂0 = G(x_τ, τ), x_τ' = α_τ' x̂0 + σ_τ' ε'; the last x̂0. DMD2, section 4.5.
 
     taus: falling timesteps, numbers or tensors (B,); noise() -> a fresh ε (B, F, C, H, W).
     len(taus) evaluations, of which only the last carries gradient, none under no_grad
-    (Self-Forcing, 2506.08009). Context places always hold the true latents, noised to the same t,
-    as in the teacher.
+    (Self-Forcing, 2506.08009).
     """
     xt = noise()
-    for i, tau in enumerate(taus):
-        t = torch.as_tensor(tau, dtype=torch.float32, device=xt.device).expand(len(xt))
-        last = i + 1 == len(taus)
-        if last:
-            # older torch keeps weights that were cast without gradient, and would then train none
-            # of them
-            torch.clear_autocast_cache()
-        with torch.set_grad_enabled(last and torch.is_grad_enabled()):
-            x0_hat = hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
-        if last:
-            return x0_hat
-        s = torch.as_tensor(taus[i + 1], dtype=torch.float32, device=xt.device).expand(len(xt))
-        xt = add_noise(x0_hat, noise(), s)
+    with torch.no_grad():
+        for tau, next_tau in zip(taus, taus[1:]):
+            x0_hat = predict(student, xt, tau, cond)
+            xt = add_noise(x0_hat, noise(), torch.as_tensor(next_tau, device=xt.device))
+    # older torch keeps weights that were cast without gradient, and would then train none of them
+    torch.clear_autocast_cache()
+    return predict(student, xt, taus[-1], cond)
 
 
 def few_step_sample(student, cond, noise, steps):
@@ -67,9 +65,8 @@ def student_sampler(student, checkpoint_config, steps=None):
     recipe = checkpoint_config.get("recipe", "toy")  # old files do not say
 
     def sampler(cond, noise):
-        return few_step_sample(
-            student, cond, noise_source(recipe, "student", noise, student.motion), steps
-        )
+        student_noise = noise_source(recipe, "student", noise, student.motion)
+        return few_step_sample(student, cond, student_noise, steps)
 
     return sampler
 
