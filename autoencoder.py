@@ -35,6 +35,7 @@ from common import (
     pick_device,
     resume_training,
     save_training,
+    smoke,
     update_ema,
 )
 
@@ -55,17 +56,7 @@ class Config(Options):
     save_every: int = 1000  # steps between checkpoints and contact sheets
 
 
-SMOKE = dict(
-    videos=4,
-    steps=4,
-    decoder_steps=2,
-    batch=8,
-    log_every=2,
-    save_every=3,
-    data="data/smoke",
-    out="out/smoke/autoencoder",
-    weights="out/smoke/autoencoder.pt",
-)
+SMOKE = smoke("autoencoder", steps=4, decoder_steps=2, batch=8, log_every=2, save_every=3)
 
 
 class ResBlock(nn.Module):

@@ -32,6 +32,7 @@ from common import (
     pick_device,
     same_run,
     save_checkpoint,
+    smoke,
 )
 from evaluation.measures import sync_scores
 from evaluation.metrics import CLIP, DISORDER, NETWORKS, READ, blurred, over, r_squared
@@ -54,19 +55,8 @@ class Config(Options):
     log_every: int = 100  # steps
 
 
-SMOKE = dict(
-    videos=4,
-    people=4,
-    steps_reader=4,
-    steps_features=4,
-    steps_sync=4,
-    batch=8,
-    log_every=2,
-    data="data/smoke",
-    out="out/smoke/metrics",
-    weights="out/smoke/metrics.pt",
-    autoencoder="out/smoke/autoencoder.pt",
-)
+SMOKE = smoke("metrics", autoencoder="out/smoke/autoencoder.pt", people=4, batch=8, log_every=2)
+SMOKE |= dict(steps_reader=4, steps_features=4, steps_sync=4)
 
 
 def tint(x, generator, strength):

@@ -10,8 +10,8 @@ distribution. Distances follow Quilez, "2D distance functions", with first-order
 import numpy as np
 
 from audio_features import FPS
+from media import SIZE
 
-SIZE = 64
 #         known from the sound          not known from the sound
 MOTION = ("jaw", "width", "rounding", "x", "y", "roll", "blink", "turn", "gaze_x", "gaze_y", "brow")
 # units:   0..1    0..1     0..1      px   px   rad     0..1   -1..1    -1..1     -1..1    -1..1
