@@ -286,6 +286,7 @@ def write_sheet(path, chunks, n_frames, size, audio, smooth=True, caption=None):
     """As write_video, but a .png: up to 48 of the frames, evenly spaced, 12 pictures in a row. Only
     these are kept in memory."""
     first = next(chunks)
+    line = caption() if caption else None
     height, width = size, size * first.shape[2] // first.shape[1]
     columns = min(n_frames, max(1, 12 * height // width))
     places = np.linspace(0, n_frames - 1, columns * min(4, n_frames // columns)).round()
@@ -297,7 +298,6 @@ def write_sheet(path, chunks, n_frames, size, audio, smooth=True, caption=None):
         if k in places
     ]
     if caption:
-        line = caption()
         picked = [np.concatenate([frame, line]) for frame in picked]
     rows = [np.concatenate(picked[i : i + columns], 1) for i in range(0, len(picked), columns)]
     Image.fromarray(np.concatenate(rows)).save(path)

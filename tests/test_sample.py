@@ -395,6 +395,26 @@ def test_a_video_that_cannot_take_its_place_is_kept_and_named(run, tmp_path, mon
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([kept.parent.name, "talk.png"])
 
 
+@pytest.mark.parametrize("name", ["talk.mp4", "talk.gif", "talk.png"])
+def test_the_caption_is_asked_for_once_the_first_chunk_is_there(folder, tmp_path, name):
+    made = []
+
+    def chunks():
+        for k in range(3):
+            made.append(k)
+            yield toy_portrait(2_000_000)[None]
+
+    def caption():
+        made.append("caption")
+        return np.full((28, 64, 3), 255, np.uint8)
+
+    write = WRITERS[name[4:]]
+    write(tmp_path / name, chunks(), 3, 64, folder / "sound.wav", caption=caption)
+    assert made == [0, "caption", 1, 2]
+    shape = iio.imread(tmp_path / name).shape
+    assert shape[:2] == (92, 192) if name.endswith("png") else shape[:3] == (3, 92, 64)
+
+
 # ---- the portrait ----
 
 
