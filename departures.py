@@ -5,8 +5,7 @@
 
 1. noise alike over frames:  ε' = √K ε over the frames,  K_fg = exp(−(f − g)² / 2ℓ²)
 2. no noise at the mouth:    ε' = 0 at the mouth's 12 of 64 places, where the sound decides
-3. noise where faces move:   ε' = Vᵀ V ε in a student's noise, V the principal directions of motion
-4. Muon instead of AdamW     for the matrices and convolutions inside the teacher's blocks
+3. Muon instead of AdamW     for the matrices and convolutions inside the teacher's blocks
 
 A recipe is stored in every checkpoint, and students inherit the teacher's: sampling needs no
 option. docs/departures.md says what each buys.
@@ -24,7 +23,6 @@ class Noise(NamedTuple):
 
     smooth: float = 0.0  # ℓ, in frames; 0 = independent in every frame
     mouth: float = 1.0  # its strength at the mouth
-    directions: int = 0  # in how many directions of motion; 0 = all
 
 
 PLAIN = Noise()
@@ -33,25 +31,24 @@ NOISE = {  # whose noise it is -> by recipe
     # was trained with independent noise, so its ℓ is short: x_T must look like what it knows
     "teacher": dict(plain=PLAIN, toy=Noise(smooth=0.8, mouth=0.0)),
     # every ε of a student's sampler, in training and in use
-    "student": dict(plain=PLAIN, toy=Noise(smooth=3.0, mouth=0.0, directions=256)),
+    "student": dict(plain=PLAIN, toy=Noise(smooth=3.0, mouth=0.0)),
 }
 
 
-def noise_source(recipe, whose, fresh, basis=None):
+def noise_source(recipe, whose, fresh):
     """fresh() -> ε (B, F, C, H, W)  becomes  a function that draws the recipe's ε' in its place."""
     noise = NOISE[whose][recipe]
     if noise == PLAIN:
         return fresh
-    return lambda: shape_noise(fresh(), noise.smooth, noise.mouth, basis)
+    return lambda: shape_noise(fresh(), noise.smooth, noise.mouth)
 
 
-def shape_noise(eps, smooth, mouth, basis=None):
+def shape_noise(eps, smooth, mouth):
     """ε (B, F, C, H, W) -> ε', alike over ℓ = smooth frames, `mouth` times as strong at the mouth.
 
     Alike: √K ε over the frames, a Gaussian process (Rasmussen & Williams, eq. 4.9), N(0, I) in
     every frame as before. Motion is smooth, and slow noise decides slow motion (FreeInit,
-    2312.07537; PYoCo, 2305.10474). √K is symmetric: no frame is special. basis V (k, C H W),
-    orthonormal rows (motion_basis): Vᵀ V ε in every frame, no longer N(0, I).
+    2312.07537; PYoCo, 2305.10474). √K is symmetric: no frame is special.
     """
     shaped = eps.clone()
     with torch.autocast(eps.device.type, enabled=False):  # exact under --bf16
@@ -60,34 +57,11 @@ def shape_noise(eps, smooth, mouth, basis=None):
             values, vectors = torch.linalg.eigh(
                 torch.exp(-((f[:, None] - f) ** 2) / (2 * smooth**2))
             )
-            root = (
-                vectors * values.clamp_min(0).sqrt() @ vectors.T
-            )  # rounding: the smallest are negative
+            # rounding makes the smallest eigenvalues negative
+            root = vectors * values.clamp_min(0).sqrt() @ vectors.T
             shaped = torch.einsum("fg,bgchw->bfchw", root.to(eps), shaped)
-        if basis is not None:
-            shaped = (shaped.flatten(2) @ basis.T @ basis).view_as(eps)
     shaped[..., *MOUTH] = mouth * eps[..., *MOUTH]
     return shaped
-
-
-def motion_basis(clips, recipe):
-    """Principal directions in which a video's frames leave their mean, the mouth aside -> (k, C H
-    W) or None.
-
-    clips: latents.Clips. The first 256 of 1024 hold 98 % of the toy faces' variance: noise in the
-    others cannot become motion, and flickers.
-    """
-    count = NOISE["student"][recipe].directions
-    if not count:
-        return None
-    scatter = 0
-    for a, b in zip(clips.starts, clips.starts[1:]):
-        x = clips.latents[a:b:4].to(torch.float64, copy=True)  # neighbours say almost the same
-        x[..., *MOUTH] = 0
-        x = (x - x.mean(0)).flatten(1)
-        scatter = scatter + x.T @ x
-    basis = torch.linalg.eigh(scatter)[1].flip(1).T[:count]  # the largest first
-    return basis.float().contiguous().to(clips.device)
 
 
 def make_optimisers(model, recipe, lr, bf16):
@@ -101,11 +75,9 @@ def make_optimisers(model, recipe, lr, bf16):
     taken = set(map(id, inner))
     rest = [p for p in model.parameters() if id(p) not in taken]
     adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    return (
-        [adamw, Muon(inner, lr, dtype=torch.bfloat16 if bf16 else torch.float32)]
-        if inner
-        else [adamw]
-    )
+    if not inner:
+        return [adamw]
+    return [adamw, Muon(inner, lr, dtype=torch.bfloat16 if bf16 else torch.float32)]
 
 
 class Muon(torch.optim.Optimizer):

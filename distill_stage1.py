@@ -40,7 +40,7 @@ from common import (
     smoke,
     update_ema,
 )
-from departures import motion_basis, noise_source
+from departures import noise_source
 from diffusion import T, add_noise, trailing_timesteps, v_loss, v_target, x0_from_v
 from latents import contact_sheet
 from student import (
@@ -152,7 +152,6 @@ def train(cfg, resume=False):
 
     # 3 networks
     fake, student = trainable(deepcopy(teacher)), trainable(deepcopy(teacher))
-    student.motion = motion_basis(clips, cfg.recipe)
     ema = deepcopy(student).eval().requires_grad_(False)
     taus = trailing_timesteps(cfg.target_steps)[:-1]
 
@@ -165,7 +164,7 @@ def train(cfg, resume=False):
     first = resume_training(cfg, "stage1", generator, **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
     uniform, fresh = draws(cfg.batch, clips, generator)
-    student_noise = noise_source(cfg.recipe, "student", fresh, student.motion)
+    student_noise = noise_source(cfg.recipe, "student", fresh)
     score_noise = noise_source(cfg.recipe, "teacher", fresh)
     bfloat16 = partial(torch.autocast, device.type, torch.bfloat16, cfg.bf16)
 

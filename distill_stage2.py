@@ -45,7 +45,7 @@ from common import (
     smoke,
     update_ema,
 )
-from departures import motion_basis, noise_source
+from departures import noise_source
 from diffusion import T, add_noise, trailing_timesteps
 from distill_stage1 import load_stage1
 from latents import contact_sheet, preview
@@ -257,7 +257,6 @@ def train(cfg, resume=False):
 
     # 3 networks
     student = trainable(deepcopy(reference))
-    student.motion = motion_basis(clips, cfg.recipe)
     ema = deepcopy(student).eval().requires_grad_(False)
     x0, cond = preview(held_out, 1)
     levels = reference.features(x0, torch.zeros(1, device=device), cond)
@@ -275,7 +274,7 @@ def train(cfg, resume=False):
     log, rows = Log(cfg.out, cfg, device, resume), []
     plan = [(phase, i) for phase in phases(cfg) for i in range(phase.updates)]
     uniform, fresh = draws(cfg.batch, clips, generator)
-    student_noise = noise_source(cfg.recipe, "student", fresh, student.motion)
+    student_noise = noise_source(cfg.recipe, "student", fresh)
     bfloat16 = partial(torch.autocast, device.type, torch.bfloat16, cfg.bf16)
 
     # 6 loop

@@ -65,7 +65,7 @@ def student_sampler(student, checkpoint_config, steps=None):
     recipe = checkpoint_config.get("recipe", "toy")  # old files do not say
 
     def sampler(cond, noise):
-        student_noise = noise_source(recipe, "student", noise, student.motion)
+        student_noise = noise_source(recipe, "student", noise)
         return few_step_sample(student, cond, student_noise, steps)
 
     return sampler

@@ -34,7 +34,7 @@ from common import (
     smoke,
     update_ema,
 )
-from departures import NOISE, make_optimisers, noise_source
+from departures import make_optimisers, noise_source
 from diffusion import T, add_noise, ddim_step, guide, trailing_timesteps, v_loss, v_target
 from latents import REF_GAP, cond_map, contact_sheet, drop, load_clips
 from listener import pretrain_sound
@@ -131,13 +131,7 @@ def teacher_sampler(model, recipe, steps=STEPS, s_ref=S_REF, s_audio=S_AUDIO):
 def load_teacher(path="checkpoints/teacher.pt", device="cpu", kind="teacher"):
     """-> (network in eval mode without gradients, its Config as a dict). Raises ValueError for a
     missing or foreign file."""
-
-    def make(config):
-        recipe = config.get("recipe", "toy")
-        directions = 0 if kind == "teacher" else NOISE["student"][recipe].directions
-        return UNet(config["channels"], directions=directions)
-
-    model, config = load_network(path, kind, make)
+    model, config = load_network(path, kind, lambda config: UNet(config["channels"]))
     return model.to(device, memory_format=torch.channels_last), config
 
 

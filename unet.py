@@ -85,7 +85,7 @@ class UNet(nn.Module):
     mask), as is usual for image-to-video. Sound: each frame's window of 20 feature rows -> 5 tokens
     for cross-attention, and one vector that joins the time embedding."""
 
-    def __init__(self, channels=64, latent=16, directions=0):
+    def __init__(self, channels=64, latent=16):
         super().__init__()
         c, d = channels, 256
         self.time = nn.Sequential(nn.Linear(64, d), nn.SiLU(), nn.Linear(d, d))
@@ -100,8 +100,6 @@ class UNet(nn.Module):
         self.grow = nn.Sequential(nn.Conv2d(c, 4 * c, 1), nn.PixelShuffle(2))
         self.up1, self.up2 = Block(2 * c, c, d, e), Block(2 * c, c, d, e)  # 8 x 8, with skips
         self.norm, self.outlet = nn.GroupNorm(8, c), nn.Conv2d(c, latent, 3, padding=1)
-        # departures.motion_basis, which a student carries; the network itself does not use it
-        self.register_buffer("motion", torch.zeros(directions, 64 * latent) if directions else None)
         for layer in (self.outlet, self.sound[-1]):
             nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
 

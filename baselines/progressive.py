@@ -32,7 +32,7 @@ from common import (
     smoke,
     update_ema,
 )
-from departures import motion_basis, noise_source
+from departures import noise_source
 from diffusion import T, add_noise, alpha_sigma, ddim_step, v_loss, x0_from_v
 from latents import contact_sheet
 from student import (
@@ -121,7 +121,6 @@ def train(cfg, resume=False):
 
     # 3 networks
     student = trainable(deepcopy(first_teacher))
-    student.motion = motion_basis(clips, cfg.recipe)
     teacher = deepcopy(student).requires_grad_(False)
     ema = deepcopy(student).eval().requires_grad_(False)
 
@@ -133,7 +132,7 @@ def train(cfg, resume=False):
     first = resume_training(cfg, "stage1", generator, **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
     uniform, fresh = draws(cfg.batch, clips, generator)
-    student_noise = noise_source(cfg.recipe, "student", fresh, student.motion)
+    student_noise = noise_source(cfg.recipe, "student", fresh)
     bfloat16 = partial(torch.autocast, device.type, torch.bfloat16, cfg.bf16)
     guided = partial(guided_v, first_teacher, s_ref=S_REF, s_audio=S_AUDIO)
     counts = [2**k for k in reversed(range(cfg.first_steps.bit_length() - 1))]  # 16, 8, 4, 2, 1

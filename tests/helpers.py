@@ -9,7 +9,6 @@ from torch import nn
 import autoencoder
 import tiny_data
 from common import save_checkpoint
-from departures import NOISE
 from latents import Cond
 from unet import UNet
 
@@ -37,13 +36,6 @@ def small_unet(seed=0):
         if p.abs().max() == 0:
             nn.init.normal_(p, std=0.1)
     return model
-
-
-def fitting(student, recipe):
-    """The student with a random basis of motion, as the recipe's noise wants one."""
-    if count := NOISE["student"][recipe].directions:
-        student.motion = torch.linalg.qr(torch.randn(1024, count))[0].T.contiguous()
-    return student
 
 
 def prepare(folder, kind=None, videos=0, frames=8):

@@ -46,30 +46,6 @@ def test_shaped_noise_stays_normal_is_alike_over_its_length_and_weak_at_the_mout
     assert_close(eps, before, rtol=0, atol=0)  # what it is given stays as it is
 
 
-def test_noise_that_keeps_to_motion_is_its_projection_and_nothing_at_the_mouth():
-    eps, v = (
-        torch.randn(3, 16, 16, 8, 8, generator=torch.Generator().manual_seed(0)),
-        torch.linalg.qr(torch.randn(1024, 5))[0].T,
-    )
-    kept = shape_noise(eps, 0.0, 1.0, v)
-    kept[..., *MOUTH] = (eps.flatten(2) @ v.T @ v).view_as(eps)[..., *MOUTH]  # undo the mouth's own
-    assert torch.linalg.matrix_rank(kept.flatten(0, 1).flatten(1), rtol=1e-4) == 5
-    assert_close(
-        kept.flatten(2) @ v.T, eps.flatten(2) @ v.T, rtol=1e-4, atol=1e-4
-    )  # in these directions it is as it was
-    assert (shape_noise(eps, 3.0, 0.0, v)[..., *MOUTH] == 0).all()
-    assert_close(shape_noise(eps, 3.0, 0.5, v)[..., *MOUTH], 0.5 * eps[..., *MOUTH], rtol=0, atol=0)
-    off = v.reshape(5, 16, 8, 8).clone()
-    off[..., *MOUTH] = 0  # as motion_directions has them
-    off = off.flatten(1)
-    assert_close(
-        shape_noise(eps, 3.0, 0.0, off),
-        shape_noise(shape_noise(eps, 3.0, 0.0), 0.0, 0.0, off),
-        rtol=1e-4,
-        atol=1e-5,
-    )  # alike over the frames, too
-
-
 # ---- Muon
 
 

@@ -90,7 +90,7 @@ class DiT(nn.Module):
     """A transformer over places and frames: every place of every frame is a token (DiT, 2212.09748,
     much reduced)."""
 
-    def __init__(self, channels=16, latent=16, directions=0):
+    def __init__(self, channels=16, latent=16):
         super().__init__()
         c = channels
         self.audio = Listener(c)
@@ -100,7 +100,6 @@ class DiT(nn.Module):
         self.first, self.second = (
             nn.TransformerEncoderLayer(c, 2, 2 * c, 0.0, batch_first=True) for _ in range(2)
         )
-        self.motion = None
 
     def tokens(self, xt, t, cond):
         b, f, c, h, w = xt.shape
