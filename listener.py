@@ -18,7 +18,7 @@ from torch import nn
 
 from audio_features import FPS, N_MELS, WINDOW
 from common import cosine_decay
-from tiny_data.speech import PHONES
+from tiny_data.phones import PHONES
 
 
 class Listener(nn.Module):

@@ -12,7 +12,8 @@ from audio_features import FPS
 from autoencoder import to_pixels, to_uint8
 from evaluation import metrics
 from sample import CHUNK, toy_portrait
-from tiny_data import FIRST_SEED, faces, speech
+from tiny_data import FIRST_SEED, faces
+from tiny_data.phones import CLOSED, PHONES
 
 LONG = 10 * FPS  # frames of the long videos, of which the last second is compared with the portrait
 
@@ -49,8 +50,8 @@ def truth_of(videos, first, count, n_frames, device):
         )
     portraits = np.stack([toy_portrait(s) for s in seeds])
     symbols = np.array([[symbol_at(videos.phones[i], k) for k in range(n_frames)] for i in pick])
-    closed = np.isin(symbols, speech.CLOSED) & (motion[..., 0] < 0.05)  # a stop's release is open
-    wide = [symbol for symbol, phone in speech.PHONES.items() if phone.jaw >= 0.7]
+    closed = np.isin(symbols, CLOSED) & (motion[..., 0] < 0.05)  # a stop's release is open
+    wide = [symbol for symbol, phone in PHONES.items() if phone.jaw >= 0.7]
     opened = np.isin(symbols, wide) & (motion[..., 0] > 0.5)
     return Truth(frames, windows, portraits, motion, closed, opened, seeds)
 

@@ -12,7 +12,7 @@ from evaluation import table as evaluate
 from evaluation import train_metrics
 from tiny_data import FIRST_SEED, SPLITS, VIDEO_FRAMES, build, load, make_video
 from tiny_data.faces import MOTION
-from tiny_data.speech import lips
+from tiny_data.phones import lips
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The toy data set: synthetic speech and procedural faces, so that lip-sync is measured exactly.
 
-    speech.py   babbled syllables whose phonemes, and so lip shapes, are known at every instant
+    phones.py   babbled syllables whose phones, and so lip shapes, are known at every instant
+    voice.py    their sound: a formant synthesiser, a room, a recorder
     faces.py    a portrait drawn from an identity and eleven motion parameters per frame
     clips.py    your own video clips instead (no ground truth, everything else the same)
 
@@ -22,8 +23,10 @@ import numpy as np
 from tqdm import tqdm
 
 from audio_features import FPS, audio_windows, log_mel
-from tiny_data import faces, speech
+from tiny_data import faces
 from tiny_data.clips import load_folder
+from tiny_data.phones import lips
+from tiny_data.voice import synthesise_speech
 
 SPLITS = {
     "train": 1080,
@@ -60,8 +63,8 @@ class Videos(NamedTuple):
 def make_video(seed, n_frames=VIDEO_FRAMES):
     """One toy video, all of it determined by the seed -> frames, mel, wave, motion, phones as in
     Videos."""
-    wave, phones = speech.synthesise_speech(seed, n_frames / FPS)
-    move = faces.motion(seed, speech.lips(phones, (np.arange(n_frames) + 0.5) / FPS))
+    wave, phones = synthesise_speech(seed, n_frames / FPS)
+    move = faces.motion(seed, lips(phones, (np.arange(n_frames) + 0.5) / FPS))
     return faces.render(faces.identity(seed), move), log_mel(wave), wave, move, phones
 
 

@@ -2,7 +2,7 @@
 
 Every shape is a signed distance d in pixels (negative inside), drawn with coverage
 clip(1/2 - d, 0, 1), which anti-aliases its edge over one pixel. All shapes are evaluated for all
-frames of a video at once. Lip motion comes from the phonemes (speech.py); head, gaze, brows and
+frames of a video at once. Lip motion comes from the phonemes (phones.py); head, gaze, brows and
 blinks are drawn at random: no model can know them from the sound, so it must learn their
 distribution. Distances follow Quilez, "2D distance functions", with first-order ones for ellipses.
 """
@@ -23,11 +23,8 @@ def _smooth_noise(rng, n, seconds, clip=2.5):
     s = seconds * FPS
     k = np.arange(-int(4 * s) - 1, int(4 * s) + 2)
     w = np.exp(-0.5 * (k / s) ** 2)
-    return np.clip(
-        np.convolve(rng.standard_normal(n + len(k) - 1), w / np.sqrt((w * w).sum()), "valid"),
-        -clip,
-        clip,
-    )
+    white = rng.standard_normal(n + len(k) - 1)
+    return np.clip(np.convolve(white, w / np.sqrt((w * w).sum()), "valid"), -clip, clip)
 
 
 def motion(seed, lips):
@@ -60,33 +57,10 @@ def motion(seed, lips):
     return m
 
 
-SKIN = (
-    np.array(
-        [
-            [255, 224, 200],
-            [241, 194, 160],
-            [224, 172, 128],
-            [190, 134, 92],
-            [141, 92, 60],
-            [92, 58, 40],
-        ]
-    )
-    / 255
-)
-HAIR = (
-    np.array(
-        [
-            [150, 150, 155],
-            [26, 20, 18],
-            [60, 38, 24],
-            [140, 60, 32],
-            [110, 70, 38],
-            [176, 128, 70],
-            [222, 190, 120],
-        ]
-    )
-    / 255
-)
+SKIN = np.array([[255, 224, 200], [241, 194, 160], [224, 172, 128], [190, 134, 92], [141, 92, 60]])
+SKIN = np.vstack([SKIN, [92, 58, 40]]) / 255
+HAIR = np.array([[150, 150, 155], [26, 20, 18], [60, 38, 24], [140, 60, 32], [110, 70, 38]])
+HAIR = np.vstack([HAIR, [176, 128, 70], [222, 190, 120]]) / 255
 IRIS = np.array([[70, 45, 25], [110, 75, 40], [70, 110, 70], [70, 110, 160], [110, 120, 130]]) / 255
 
 
@@ -185,9 +159,8 @@ def render(who, m):
     ramp = (px - 32) * np.cos(who["back_angle"]) + (py - 32) * np.sin(who["back_angle"])
     ramp = np.clip(0.5 + ramp / 80, 0, 1)[..., None]
     image[...] = who["back"] * (1 - ramp) + who["back2"] * ramp
-    x, y = _turned(
-        px - 32 - hx, py - 31 - hy, roll
-    )  # head coordinates: origin between eyes and nose
+    # head coordinates: origin between eyes and nose
+    x, y = _turned(px - 32 - hx, py - 31 - hy, roll)
     w, h = who["head_w"], who["head_h"]
     if who["style"] == "long":
         paint(_ellipse(x, y - 7, w + 4.5, h + 7), who["hair"] * 0.8)
@@ -207,12 +180,8 @@ def render(who, m):
     low = np.maximum(y, 0) / h
     narrow = 1 - (1 - who["chin"]) * low**2 - 0.04 * rnd * low
     head = _ellipse(x / narrow, y, w, np.where(y > 0, h + 2.5 * jaw, h))
-    shade = (
-        1
-        + who["light"] * np.clip(x / w, -1, 1)
-        - 0.10 * np.clip((y - 4) / h, 0, 1)
-        + 0.06 * turn * x / w
-    )
+    shade = 1 + who["light"] * np.clip(x / w, -1, 1)
+    shade = shade - 0.10 * np.clip((y - 4) / h, 0, 1) + 0.06 * turn * x / w
     paint(head, who["skin"] * shade[..., None])
     fx = x - 4.2 * turn  # features lie in front: a head turn shifts them
     if who["beard"]:
@@ -220,9 +189,9 @@ def render(who, m):
         paint(np.maximum(head, 8.0 - y - 0.035 * fx * fx), who["hair"] * 0.9)
     # hair on the head: all of the (slightly larger) head shape above the hairline
     if who["style"] != "bald":
-        line = who["hairline"] + (0.035 if who["style"] == "fringe" else 0.016) * (
-            fx - who["part"]
-        ) ** 2 * np.where(fx > who["part"], 1, 0.8)
+        bend = 0.035 if who["style"] == "fringe" else 0.016
+        away = fx - who["part"]
+        line = who["hairline"] + bend * away**2 * np.where(away > 0, 1, 0.8)
         if who["style"] == "fringe":
             line = np.minimum(line + 2.0, 4.0)
         paint(
@@ -305,7 +274,6 @@ def render(who, m):
         np.float32([0.97, 0.96, 0.92]),
     )
     crease = np.maximum(np.abs(my - 0.06 * mx * mx * (width - 0.4) * 0.3) - 0.45, np.abs(mx) - half)
-    paint(
-        crease, who["lip"] * 0.45, np.clip(1 - 0.8 * gap, 0, 1)
-    )  # closed lips: a dark line instead of an opening
+    # closed lips: a dark line instead of an opening
+    paint(crease, who["lip"] * 0.45, np.clip(1 - 0.8 * gap, 0, 1))
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

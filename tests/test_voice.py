@@ -1,17 +1,8 @@
 import numpy as np
 import pytest
 
-from tiny_data.speech import (
-    CLOSED,
-    PHONES,
-    SR,
-    Speaker,
-    babble,
-    lips,
-    random_speaker,
-    synthesise,
-    synthesise_speech,
-)
+from tiny_data.phones import CLOSED, PHONES, babble, lips
+from tiny_data.voice import SR, Speaker, random_speaker, synthesise, synthesise_speech
 
 FRAMES = (np.arange(125) + 0.5) / 25  # s, the middles of 5 s of video frames
 SEEDS = range(4)
