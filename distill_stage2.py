@@ -249,9 +249,12 @@ def train(cfg, resume=False):
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
     reference, checkpoint_config = load_stage1(cfg.student, device)
-    if checkpoint_config.get("target_steps", 4) != 4:
-        steps = checkpoint_config["target_steps"]
-        raise ValueError(f"{cfg.student} has {steps} steps: stage 2 starts from a student of 4")
+    steps = checkpoint_config.get("target_steps", 4)
+    if steps != 4 and cfg.progressive:
+        raise ValueError(
+            f"{cfg.student} has {steps} steps: progression starts from a student of 4 "
+            "(with --no-progressive any will do)"
+        )
     cfg, network = with_recipe(cfg, checkpoint_config), network_of(checkpoint_config)
     clips, held_out, lip_reader = load_data(cfg, network["frames"], autoencoder, device)
 
