@@ -13,7 +13,8 @@ t within a few updates, with narrow ones it gets there undistorted. Sources: Son
     python -m baselines.consistency --bf16     -> checkpoints/consistency.pt
     python -m baselines.consistency --smoke    everything at toy size
     python distill_stage2.py --bf16 --student checkpoints/consistency.pt --no-progressive \\
-        --curriculum 0 --self-compare 0        "consistency, then adversarial", as Seaweed-APT
+        --curriculum 0 --self-compare 0 --out out/consistency_adv \
+        --weights checkpoints/consistency_adv.pt      "consistency, then adversarial" (Seaweed-APT)
 """
 
 from copy import deepcopy

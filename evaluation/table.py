@@ -111,6 +111,9 @@ def models(folder, device, bf16=False):
         ("stage1", load_stage1, (("stage1", 4), ("stage1_2steps", 2), ("stage1_1step", 1))),
         ("stage2", load_stage2, (("stage2", 1),)),
         ("direct1", load_stage1, (("direct1", 1),)),
+        ("progressive", load_stage1, (("progressive", 1),)),
+        ("consistency", load_stage1, (("consistency", 1),)),
+        ("consistency_adv", load_stage2, (("consistency_adv", 1),)),
     )
     for prefix, place in ("", folder), ("plain_", folder / "plain"):
         for file, loader, named in students:
