@@ -50,7 +50,6 @@ from student import (
     quick_eval,
     student_sampler,
     trainable,
-    with_recipe,
 )
 from teacher import S_AUDIO, S_REF, guided_v, hold_context, load_teacher
 
@@ -61,7 +60,7 @@ class Config(Options):
     weights: str = "checkpoints/consistency.pt"  # output file for the one-step student
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # its path is followed; the student starts there
-    recipe: str = ""  # plain = the method, toy = with departures.py; "" = the teacher's
+    recipe: str = "plain"  # noise as the teacher knows it; toy = as departures.py shapes it
     rounds: int = 5  # n = 2, 4, ... 2^rounds: the gap is T/n
     round_steps: int = 100  # updates in each round
     batch: int = 8  # clips per update
@@ -70,7 +69,7 @@ class Config(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check("recipe", "", "plain", "toy")
+        self.check("recipe", "plain", "toy")
 
 
 SMOKE = smoke("consistency", autoencoder="out/smoke/autoencoder.pt")
@@ -108,7 +107,7 @@ def train(cfg, resume=False):
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
     teacher, checkpoint_config = load_teacher(cfg.teacher, device)
-    cfg, network = with_recipe(cfg, checkpoint_config), network_of(checkpoint_config)
+    network = network_of(checkpoint_config)
     clips, held_out, lip_reader = load_data(cfg, network["frames"], autoencoder, device)
 
     # 3 networks

@@ -44,7 +44,6 @@ from student import (
     quick_eval,
     student_sampler,
     trainable,
-    with_recipe,
 )
 from teacher import S_AUDIO, S_REF, guided_v, hold_context, load_teacher
 
@@ -55,7 +54,7 @@ class Config(Options):
     weights: str = "checkpoints/progressive.pt"  # output file for the one-step student
     autoencoder: str = "checkpoints/autoencoder.pt"  # frames <-> latents
     teacher: str = "checkpoints/teacher.pt"  # the first teacher, and where the student starts
-    recipe: str = ""  # plain = the method, toy = with departures.py; "" = the teacher's
+    recipe: str = "plain"  # noise as the teacher knows it; toy = as departures.py shapes it
     first_steps: int = 32  # of the first teacher; each round halves them
     round_steps: int = 100  # updates in each round
     batch: int = 8  # clips per update
@@ -64,7 +63,7 @@ class Config(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check("recipe", "", "plain", "toy")
+        self.check("recipe", "plain", "toy")
         if self.first_steps < 2 or self.first_steps & (self.first_steps - 1):
             raise ValueError(f"--first-steps must be 2, 4, 8 ..., got {self.first_steps}")
 
@@ -116,7 +115,7 @@ def train(cfg, resume=False):
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
     first_teacher, checkpoint_config = load_teacher(cfg.teacher, device)
-    cfg, network = with_recipe(cfg, checkpoint_config), network_of(checkpoint_config)
+    network = network_of(checkpoint_config)
     clips, held_out, lip_reader = load_data(cfg, network["frames"], autoencoder, device)
 
     # 3 networks
