@@ -14,9 +14,12 @@ with the same settings from the same student is not trained again. The rows "sta
 import json
 import shlex
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
 import distill_stage2
 import tiny_data
@@ -26,7 +29,7 @@ from distill_stage1 import load_stage1
 from evaluation import metrics
 from evaluation import table as evaluate
 from evaluation.judge import Judge
-from evaluation.truth import truth_of
+from evaluation.truth import Truth, truth_of
 from sample import load_to_sample
 from student import student_sampler
 
@@ -44,17 +47,9 @@ VARIANTS = {  # what differs from the Config of distill_stage2.py
     "self_compare_8": dict(self_compare=8.0),
 }
 SHOWN = (
-    "jaw_corr",
-    "width_corr",
-    "round_corr",
-    "sync_c",
-    "fid",
-    "fvd",
-    "head_std_ratio",
-    "blink_rate_ratio",
-    "identity",
-    "frame_change_ratio",
-)
+    "jaw_corr width_corr round_corr sync_c fid fvd head_std_ratio blink_rate_ratio identity "
+    "frame_change_ratio"
+).split()
 
 
 def table(rows):
@@ -62,114 +57,96 @@ def table(rows):
     over the seeds."""
 
     def cell(values):
-        if not np.isfinite(
-            values
-        ).all():  # nothing to count, or nobody knows the truth: your own clips
+        if not np.isfinite(values).all():  # nothing to count, or nobody knows: your own clips
             return ""
-        return f"{np.mean(values):.3g}" + (
-            f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
-        )
+        spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+        return f"{np.mean(values):.3g}{spread}"
 
-    lines = ["| variant | " + " | ".join(SHOWN) + " |", "|---|" + "---:|" * len(SHOWN)]
-    return "\n".join(
-        lines
-        + [
-            f"| {row['variant']} | " + " | ".join(cell(row[k]) for k in SHOWN) + " |"
-            for row in rows
-        ]
-    )
+    lines = [["variant", *SHOWN], ["---"] + ["---:"] * len(SHOWN)]
+    lines += [[row["variant"], *(cell(row[k]) for k in SHOWN)] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def trained(base, name, seed, out):
+    """The path of a variant's weights, trained unless the same run has left them there."""
+    place = out / f"{name}-{seed}"
+    weights, done = place / "stage2.pt", place / "done.json"
+    cfg = replace(base, **VARIANTS[name], seed=seed, out=str(place), weights=str(weights))
+    setting = json.dumps(asdict(cfg) | {"student_changed": Path(cfg.student).stat().st_mtime})
+    if not (done.exists() and weights.exists() and done.read_text() == setting):
+        done.unlink(missing_ok=True)  # stopped halfway, it would vouch for other weights
+        distill_stage2.train(cfg)
+        done.write_text(setting)
+    return weights
+
+
+class Bench(NamedTuple):
+    """What every student is measured with."""
+
+    truth: Truth
+    ref: torch.Tensor  # (V, C, H, W) latents of the portraits
+    autoencoder: torch.nn.Module
+    judge: Judge
+    bf16: bool
+
+
+def measured(bench, name, students):
+    """-> a row with a value for each student (its training seed), and the first 16 frames of one
+    video. The mean of three sampling seeds: one alone moves the number of blinks by a third.
+    students: [(network, its config, steps)]."""
+    row = {"variant": name} | {k: [] for k in SHOWN}
+    for model, checkpoint_config, steps in students:
+        sampler = student_sampler(model, checkpoint_config, steps=steps)
+        numbers = []
+        for seed in range(3):
+            videos = evaluate.generate_videos(
+                sampler, bench.truth, bench.ref, bench.autoencoder, seed, bench.bf16
+            )
+            numbers.append(bench.judge(videos)[0])
+        found = evaluate.summary(name, steps, numbers)
+        for k in SHOWN:
+            row[k].append(float(found[k]))
+    return row, videos[0, :16]
 
 
 def ablate(args):
-    wanted = (
-        [name.strip() for name in args.variants.split(",")] if args.variants else list(VARIANTS)
-    )
+    """Train what is missing, measure all -> rows as `table` takes them."""
+    wanted = [name.strip() for name in args.variants.split(",")] if args.variants else [*VARIANTS]
     if unknown := set(wanted) - VARIANTS.keys():
         raise ValueError(
             f"no variant {', '.join(sorted(unknown))}: there are {', '.join(VARIANTS)}"
         )
-    base, _ = parse(
-        distill_stage2.Config,
-        "the options of distill_stage2.py",
-        distill_stage2.SMOKE,
-        shlex.split(args.options) + args.smoke * ["--smoke"],
-    )
+    options = shlex.split(args.options) + args.smoke * ["--smoke"]
+    doc = "the options of distill_stage2.py"
+    base, _ = parse(distill_stage2.Config, doc, distill_stage2.SMOKE, options)
     base = replace(base, bf16=args.bf16, last_steps=max(1, round(base.last_steps * args.budget)))
+
+    # judges and clips that cannot do complain now, not after the training
     out, device = Path(args.out), pick_device("auto")
-    first = load_to_sample(load_stage1, base.student, device, args.bf16)
-    autoencoder, nets, videos = (
-        load_autoencoder(base.autoencoder, device),
-        metrics.load_metrics(args.metrics, device),
-        tiny_data.load(base.data, "test", base.videos),
-    )
-    truth = truth_of(videos, 0, args.clips, min(28, int(np.diff(videos.starts).min())), device)
-    judge, ref = (
-        Judge(truth, nets, device),
-        autoencoder.encode(to_pixels(truth.portraits, device)),
-    )
-    judge(truth.frames)  # judges and clips that cannot do complain now, not after the training
-    for name in wanted:  # train
-        for seed in range(args.seeds):
-            place = out / f"{name}-{seed}"
-            cfg = replace(
-                base, **VARIANTS[name], seed=seed, out=str(place), weights=str(place / "stage2.pt")
-            )
-            done, setting = (
-                place / "done.json",
-                json.dumps(asdict(cfg) | {"student_changed": Path(cfg.student).stat().st_mtime}),
-            )
-            if not (done.exists() and Path(cfg.weights).exists() and done.read_text() == setting):
-                done.unlink(missing_ok=True)  # stopped halfway, it would vouch for other weights
-                distill_stage2.train(cfg)
-                done.write_text(setting)
+    start, checkpoint_config = load_to_sample(load_stage1, base.student, device, args.bf16)
+    autoencoder = load_autoencoder(base.autoencoder, device)
+    nets = metrics.load_metrics(args.metrics, device)
+    videos = tiny_data.load(base.data, "test", base.videos)
+    frames = min(28, int(np.diff(videos.starts).min()))
+    truth = truth_of(videos, 0, args.clips, frames, device)
+    ref = autoencoder.encode(to_pixels(truth.portraits, device))
+    bench = Bench(truth, ref, autoencoder, Judge(truth, nets, device), args.bf16)
+    bench.judge(truth.frames)
 
-    rows, pictures = [], []
+    seeds = range(args.seeds)
+    weights = {name: [trained(base, name, seed, out) for seed in seeds] for name in wanted}
 
-    def measure(name, students):
-        """One row, with a value for each student (its training seed): the mean over 28 frames of
-        every clip, and over three sampling seeds, for one alone moves the number of blinks by a
-        third."""
-        found = []
-        for model, checkpoint_config, steps in students:
-            videos = [
-                evaluate.generate_videos(
-                    student_sampler(model, checkpoint_config, steps=steps),
-                    truth,
-                    ref,
-                    autoencoder,
-                    seed,
-                    args.bf16,
-                )
-                for seed in range(3)
-            ]
-            found.append(evaluate.summary(name, steps, [judge(frames)[0] for frames in videos]))
-        rows.append(
-            {"variant": name, **{k: np.array([f[k] for f in found], float).tolist() for k in SHOWN}}
-        )
-        pictures.append(videos[0][0, :16])
+    found = [measured(bench, "stage1", [(start, checkpoint_config, 4)])]
+    found += [measured(bench, "stage1_1step", [(start, checkpoint_config, 1)])]
+    for name, paths in weights.items():
+        load = partial(load_to_sample, distill_stage2.load_stage2, device=device, bf16=args.bf16)
+        found.append(measured(bench, name, [(*load(path), 1) for path in paths]))
 
-    measure("stage1", [(*first, 4)]), measure("stage1_1step", [(*first, 1)])
-    for name in wanted:
-        measure(
-            name,
-            [
-                (
-                    *load_to_sample(
-                        distill_stage2.load_stage2,
-                        out / f"{name}-{seed}/stage2.pt",
-                        device,
-                        args.bf16,
-                    ),
-                    1,
-                )
-                for seed in range(args.seeds)
-            ],
-        )
+    rows, pictures = zip(*found)
     tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]])
     (out / "table.md").write_text(table(rows) + "\n")
-    (out / "table.json").write_text(
-        json.dumps(evaluate.plain(dict(rows=rows, setting=vars(args))), indent=1) + "\n"
-    )
+    result = evaluate.plain(dict(rows=list(rows), setting=vars(args)))
+    (out / "table.json").write_text(json.dumps(result, indent=1) + "\n")
     return rows
 
 
