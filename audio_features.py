@@ -20,16 +20,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 SR, FPS = 16000, 25
 FRAME = SR // FPS  # 640 samples in a video frame
 HOP, WIN, N_FFT = 160, 400, 512  # samples: a row every 10 ms, from 25 ms of sound
-N_MELS, FMIN, FMAX = (
-    64,
-    80,
-    7600,
-)  # Hz; a DC offset ends below 80, resampling filters begin above 7600
+N_MELS = 64
+FMIN, FMAX = 80, 7600  # Hz; a DC offset ends below 80, resampling filters begin above 7600
 WINDOW = 20  # feature rows that one video frame sees
 ROWS = FRAME // HOP  # 4 rows a frame
-SILENCE = (
-    -1.0
-)  # the feature value of digital silence, and of all that lies before and after the sound
+SILENCE = -1.0  # the feature of digital silence, and of all before and after the sound
 DB_MIN, DB_MAX = -60.0, 20.0  # range kept around the speech level, mapped onto [-1, 1]
 LEVEL_FLOOR = 1e-3  # -60 dBFS: sound softer than this is not amplified up to speech
 

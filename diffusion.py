@@ -26,9 +26,8 @@ def alpha_sigma(t, ndim=5):
     if t.numel() and not (0 <= float(t.min()) and float(t.max()) <= T):
         raise ValueError(f"t must lie in [0, {T}], got {float(t.min())} ... {float(t.max())}")
     u = t.to(torch.float64).reshape(-1, *[1] * (ndim - 1)) / T * torch.pi / 2
-    alpha = torch.where(
-        u == torch.pi / 2, 0.0, torch.cos(u)
-    )  # cos(pi/2) is 6e-17 in floating point
+    # at t = T exactly 0: in floating point cos(pi / 2) is 6e-17
+    alpha = torch.where(u == torch.pi / 2, 0.0, torch.cos(u))
     kind = t.dtype if t.dtype == torch.float64 else torch.float32
     return alpha.to(kind), torch.sin(u).to(kind)
 

@@ -33,13 +33,13 @@ class Listener(nn.Module):
     def __init__(self, size):
         super().__init__()
         self.size = size + len(PHONES)
-        self.hear = nn.Sequential(
+        self.hear = nn.Sequential(  # 20 rows -> 10 -> 5 tokens
             nn.Conv1d(N_MELS, size, 3, padding=1),
             nn.SiLU(),
             nn.Conv1d(size, size, 4, 2, 1),
             nn.SiLU(),
             nn.Conv1d(size, size, 4, 2, 1),
-        )  # 20 rows -> 10 -> 5 tokens
+        )
         self.name = nn.Linear(size, len(PHONES))
 
     def listen(self, windows):

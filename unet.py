@@ -114,9 +114,8 @@ class UNet(nn.Module):
         x = torch.cat([xt, cond.ref[:, None].expand_as(xt), cond.context, mask], 2).flatten(0, 1)
         frequencies = torch.exp(torch.linspace(0, math.log(1000), 32, device=t.device))
         angle = t.float()[:, None] / T * frequencies
-        emb = self.time(torch.cat([angle.cos(), angle.sin()], 1)).repeat_interleave(
-            f, 0
-        )  # (B F, D)
+        emb = self.time(torch.cat([angle.cos(), angle.sin()], 1))
+        emb = emb.repeat_interleave(f, 0)  # (B F, D)
         tokens = self.audio(cond.audio.flatten(0, 1))  # (B F, 5, E)
         emb = F.silu(emb + self.sound(tokens.flatten(1)))
         tokens = tokens + self.place_a

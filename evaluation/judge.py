@@ -38,13 +38,10 @@ class Judge:
         features = over(nets["features"].frames, flat, self.device)
         who = nets["features"].identity(features).view(v, f, -1)
         clips = nets["features"].clips(features.view(v, f, -1))
-        steps = [
-            np.abs(np.diff(x.astype(np.int16), axis=0)) for x in frames
-        ]  # from frame to frame, of each video
-        change, moving = (
-            np.mean([s.mean() for s in steps]),
-            np.mean([(s > 3).mean() for s in steps]),
-        )
+        # from frame to frame, of each video
+        steps = [np.abs(np.diff(x.astype(np.int16), axis=0)) for x in frames]
+        change = np.mean([s.mean() for s in steps])
+        moving = np.mean([(s > 3).mean() for s in steps])
         colour = frames.mean((2, 3))  # (V, F, 3)
         seen = dict(
             features=features.cpu().double().numpy(),
