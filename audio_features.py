@@ -121,7 +121,7 @@ def audio_windows(mel, n_frames=None):
     return sliding_window_view(padded, WINDOW, axis=0)[::ROWS].transpose(0, 2, 1)
 
 
-def main():
+def main(argv=None):
     from common import Parser, one_line_errors
     from media import load_audio  # which takes its constants from here
 
@@ -129,7 +129,7 @@ def main():
     parser.add_argument("file", help="any audio file, or a video with sound")
     parser.add_argument("--out", help="picture of the features (default: FILE with .mel.png)")
     with one_line_errors():
-        args = parser.parse_args()
+        args = parser.parse_args(argv)
         out = args.out or os.path.splitext(args.file)[0] + ".mel.png"
         if not out.lower().endswith(".png"):  # any other name may be that of a sound
             raise ValueError(f"--out {out!r} must end in .png")

@@ -1,7 +1,5 @@
 import math
 import subprocess
-import sys
-from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -349,30 +347,18 @@ def test_one_frame_of_sound_is_enough(tmp_path):
     assert audio_windows(load_audio(tmp_path / "a.wav")).shape == (1, WINDOW, N_MELS)
 
 
-def test_command_line_writes_a_picture_and_exits_2_on_bad_input(tmp_path):
-    wavfile.write(tmp_path / "a.wav", SR, noise(1))
-    script = str(Path(af.__file__))
-    good = subprocess.run(
-        [sys.executable, script, str(tmp_path / "a.wav")], capture_output=True, text=True
+def test_command_line_writes_a_picture_and_exits_2_on_bad_input(tmp_path, capsys):
+    sound = tmp_path / "a.wav"
+    wavfile.write(sound, SR, noise(1))
+    af.main([str(sound)])
+    assert "25 video frames" in capsys.readouterr().out and (tmp_path / "a.mel.png").exists()
+    missing, nowhere, itself = (
+        [str(tmp_path / "b.wav")],
+        [str(sound), "--out", str(tmp_path / "no/a.png")],
+        [str(sound), "--out", str(sound)],
     )
-    assert (
-        good.returncode == 0
-        and "25 video frames" in good.stdout
-        and (tmp_path / "a.mel.png").exists()
-    )
-    bad = subprocess.run(
-        [sys.executable, script, str(tmp_path / "b.wav")], capture_output=True, text=True
-    )
-    nowhere = subprocess.run(
-        [sys.executable, script, str(tmp_path / "a.wav"), "--out", str(tmp_path / "no/a.png")],
-        capture_output=True,
-        text=True,
-    )
-    itself = subprocess.run(
-        [sys.executable, script, str(tmp_path / "a.wav"), "--out", str(tmp_path / "a.wav")],
-        capture_output=True,
-        text=True,
-    )
-    assert len(load_audio(tmp_path / "a.wav")) == SR  # still there
-    for run in (bad, nowhere, itself):
-        assert run.returncode == 2 and len(run.stderr.splitlines()) == 1
+    for line in missing, nowhere, itself:
+        with pytest.raises(SystemExit) as stop:
+            af.main(line)
+        assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert len(load_audio(sound)) == SR  # still there

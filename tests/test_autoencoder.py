@@ -88,7 +88,7 @@ def test_resume_equals_no_interruption_in_both_phases_and_the_second_keeps_the_l
 ):
     monkeypatch.chdir(tmp_path)
     small = dict(
-        data="data", videos=2, steps=2, decoder_steps=2, batch=4, log_every=1, save_every=1
+        data="data", videos=1, steps=2, decoder_steps=2, batch=4, log_every=1, save_every=1
     )
     whole = autoencoder.train(autoencoder.Config(**small, out="a", weights="a.pt"))
     real, at = autoencoder.update_ema, {"step": -1}
