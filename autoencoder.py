@@ -38,6 +38,7 @@ from common import (
     smoke,
     update_ema,
 )
+from parallel import average_gradients, first_process_first, gather, join, rank, share
 
 
 @dataclass
@@ -227,13 +228,12 @@ def train(cfg, resume=False):
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)
-    device = pick_device(cfg.device)
+    device = join(pick_device(cfg.device))
 
     # 2 data
-    frames, held_out = (
-        tiny_data.load(cfg.data, "train", cfg.videos).frames,
-        tiny_data.load(cfg.data, "val", cfg.videos),
-    )
+    with first_process_first():
+        frames = tiny_data.load(cfg.data, "train", cfg.videos).frames
+        held_out = tiny_data.load(cfg.data, "val", cfg.videos)
 
     # 3 networks
     model = AutoEncoder().to(device, memory_format=torch.channels_last)
@@ -269,16 +269,17 @@ def train(cfg, resume=False):
             # neighbours; one pair in 80 is the last frame of a video and the first of the next: a
             # change like any other
             earlier = torch.randint(len(frames) - 1, (cfg.batch // 2, 1), generator=generator)
-            picked = (earlier + torch.arange(2)).flatten()
+            picked = (share(earlier) + torch.arange(2)).flatten()
         else:
-            picked = torch.randint(len(frames), (cfg.batch,), generator=generator)
+            picked = share(torch.randint(len(frames), (cfg.batch,), generator=generator))
         x = to_pixels(frames[picked.numpy()], device)
 
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):  # loss
             with torch.set_grad_enabled(not decoder_only):
                 z = model.encoder(x).float()
-            mean, std = z.detach().mean((0, 2, 3)), z.detach().std((0, 2, 3))
-            noise = torch.randn(z.shape, generator=generator).to(device)
+            whole = gather(z.detach())  # the global batch's latents
+            mean, std = whole.mean((0, 2, 3)), whole.std((0, 2, 3))
+            noise = share(torch.randn(whole.shape, generator=generator)).to(device)
             y = model.decoder(z + cfg.noise * std[:, None, None] * noise).float()
         loss = reconstruction_loss(y, x, cfg.gradient)
         if decoder_only:
@@ -286,6 +287,7 @@ def train(cfg, resume=False):
 
         optimiser.zero_grad(set_to_none=True)  # step
         loss.backward()
+        average_gradients(model)
         norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         done, total = (step - steps, cfg.decoder_steps) if decoder_only else (step, steps)
         optimiser.param_groups[0]["lr"] = (
@@ -302,17 +304,13 @@ def train(cfg, resume=False):
             log(
                 step + 1, loss=loss.item(), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"]
             )
-        if (step + 1) % cfg.save_every == 0 or step + 1 in (
-            steps,
-            steps + cfg.decoder_steps,
-        ):  # sample, save
+        last = step + 1 in (steps, steps + cfg.decoder_steps)  # of its phase
+        if (step + 1) % cfg.save_every == 0 or last:  # sample, save
             log(step + 1, **validate(ema, held_out))
             shown = held_out.frames[:: len(held_out.frames) // 12][:12]
-            tiny_data.contact_sheet(
-                f"{cfg.out}/{step + 1:06d}.png",
-                [to_uint8(ema.decode(ema.encode(to_pixels(shown, device)))), shown],
-                scale=3,
-            )
+            made = to_uint8(ema.decode(ema.encode(to_pixels(shown, device))))
+            if not rank():
+                tiny_data.contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [made, shown], scale=3)
             save_training(
                 cfg, "autoencoder", step + 1, generator, model=model, ema=ema, optimiser=optimiser
             )

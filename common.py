@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from parallel import process_mean, rank
+
 
 @dataclasses.dataclass
 class Options:
@@ -127,7 +129,8 @@ def one_line_errors():
     try:
         yield
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        who = f"process {rank()}: " if rank() else ""
+        print(f"{who}error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
@@ -289,7 +292,10 @@ def resume_training(cfg, kind, generator, **parts):
 
 def save_training(cfg, kind, step, generator, ship=True, network=None, **parts):
     """Write out/last.pt, from which --resume goes on, and if `ship` the moving average `ema` alone
-    as float16 to cfg.weights, with the config and what else `network`, a dict, says of it."""
+    as float16 to cfg.weights, with the config and what else `network`, a dict, says of it. Under
+    torchrun the first process does, for all."""
+    if rank():
+        return
     save_checkpoint(
         f"{cfg.out}/last.pt",
         kind=f"{kind} training",
@@ -321,11 +327,13 @@ def mean_rows(rows):
 
 class Log:
     """One aligned line on the terminal, and the same keys as JSON lines in out/log.jsonl (first
-    line: config, versions)."""
+    line: config, versions). Under torchrun: means over the processes, written by the first."""
 
     def __init__(self, out, config, device, resume):
-        Path(out).mkdir(parents=True, exist_ok=True)
         self.path, self.start = Path(out) / "log.jsonl", time.time()
+        if rank():
+            return
+        Path(out).mkdir(parents=True, exist_ok=True)
         if not resume:  # also the checkpoint: --resume must never go on from an older run
             self.path.unlink(missing_ok=True)
             self.path.with_name("last.pt").unlink(missing_ok=True)
@@ -343,6 +351,10 @@ class Log:
             f.write(json.dumps(row) + "\n")
 
     def __call__(self, step, **row):
+        means = process_mean(torch.tensor(list(row.values()), dtype=torch.float64)).tolist()
+        row = {k: v if isinstance(v, int) else m for (k, v), m in zip(row.items(), means)}
+        if rank():
+            return
         row = {"step": step, "seconds": round(time.time() - self.start, 1), **row}
         self.write(**row)
         print(

@@ -12,6 +12,8 @@ Shapes: B batch, F frames, C latent channels (16), H W latent size (8 8). One eq
 
 import torch
 
+from parallel import process_mean
+
 T = 1000
 
 
@@ -84,4 +86,5 @@ def v_loss(v_hat, v, mask):
     """Mean of (v̂ − v)² over the frames to be generated. v̂, v (B, F, C, H, W); mask (B, F), 1 =
     given as context."""
     free = (1 - mask)[:, :, None, None, None].expand_as(v)
-    return (free * (v_hat - v) ** 2).sum() / free.sum()
+    count = process_mean(free.sum())  # under torchrun all divide by the same number
+    return (free * (v_hat - v) ** 2).sum() / count

@@ -42,10 +42,10 @@ from common import (
 )
 from departures import noise_source
 from diffusion import T, add_noise, trailing_timesteps, v_loss, v_target, x0_from_v
-from latents import contact_sheet
+from latents import contact_sheet, draws
+from parallel import join
 from student import (
     adam,
-    draws,
     load_data,
     network_of,
     optimise,
@@ -142,7 +142,7 @@ def train(cfg, resume=False):
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU
-    device = pick_device(cfg.device)
+    device = join(pick_device(cfg.device))
 
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)

@@ -48,10 +48,10 @@ from common import (
 from departures import noise_source
 from diffusion import T, add_noise, trailing_timesteps
 from distill_stage1 import load_stage1
-from latents import contact_sheet, preview
+from latents import contact_sheet, draws, preview
+from parallel import join
 from student import (
     adam,
-    draws,
     load_data,
     network_of,
     optimise,
@@ -244,7 +244,7 @@ def train(cfg, resume=False):
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU
-    device = pick_device(cfg.device)
+    device = join(pick_device(cfg.device))
 
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)

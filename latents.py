@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import tiny_data
 from autoencoder import to_pixels, to_uint8
+from parallel import first_process_first, rank, share
 
 REF_GAP = 25  # frames between a training clip and its portrait, at least
 
@@ -75,12 +76,11 @@ def load_clips(cfg, split, autoencoder, device, frames=None):
     """A split of cfg.data -> Videos, Clips of so many frames. The toy set's latents are kept beside
     it."""
     frames = frames or cfg.frames
-    videos = tiny_data.load(
-        cfg.data, split, cfg.videos, frames + 1
-    )  # + 1: the portrait may be a frame outside the clip
-    return videos, Clips(
-        videos, autoencoder, frames, device, Path(cfg.data) / split if videos.phones else None
-    )
+    with first_process_first():
+        # + 1: the portrait may be a frame outside the clip
+        videos = tiny_data.load(cfg.data, split, cfg.videos, frames + 1)
+        folder = Path(cfg.data) / split if videos.phones else None
+        return videos, Clips(videos, autoencoder, frames, device, folder)
 
 
 class Clips:
@@ -114,25 +114,39 @@ class Clips:
         def draw(high):
             return int(torch.randint(int(high), (), generator=generator))
 
-        rows, frames = [], self.frames
+        drawn, frames = [], self.frames  # video, start, portrait
         for _ in range(size):
             video = draw(len(self.windows))
             n = self.starts[video + 1] - self.starts[video]
             start, place = draw(n - frames + 1), np.arange(n)
-            away = np.maximum(
-                start - place, place - (start + frames - 1)
-            )  # frames from each place to the clip, negative inside
+            # frames from each place to the clip, negative inside
+            away = np.maximum(start - place, place - (start + frames - 1))
             far = np.flatnonzero(away >= min(ref_gap or -n, away.max()))
-            rows.append(self.clip(video, start, int(far[draw(len(far))]), frames))
-        x0, ref, audio = (torch.stack(r) for r in zip(*rows))
-        level = 0.075 * torch.randn(
-            size, 1, 1, 1, generator=generator
-        )  # 3 dB: a file's level is known only roughly
-        given = (torch.rand(size, 1, generator=generator) < context_rate) & (
-            torch.arange(frames) < context
-        )
-        mask = given.float().to(self.device)
+            drawn.append((video, start, int(far[draw(len(far))])))
+        # 3 dB: a file's level is known only roughly
+        level = 0.075 * torch.randn(size, 1, 1, 1, generator=generator)
+        carries = torch.rand(size, 1, generator=generator) < context_rate
+        drawn, level, carries = share(torch.tensor(drawn)), share(level), share(carries)
+
+        picked = [self.clip(*row, frames) for row in drawn.tolist()]
+        x0, ref, audio = (torch.stack(x) for x in zip(*picked))
+        mask = (carries & (torch.arange(frames) < context)).float().to(self.device)
         return x0, Cond(ref, audio + level.to(self.device), x0 * mask[:, :, None, None, None], mask)
+
+
+def draws(size, clips, generator):
+    """-> uniform() (B,) in [0, 1), and fresh() -> ε like a batch of `size` clips; drawn on the CPU,
+    so identical on every device, and for the global batch, of which each process takes its share.
+    """
+    shape = size, clips.frames, *clips.latents.shape[1:]
+
+    def uniform():
+        return share(torch.rand(size, generator=generator)).to(clips.device)
+
+    def fresh():
+        return share(torch.randn(shape, generator=generator)).to(clips.device)
+
+    return uniform, fresh
 
 
 def preview(clips, count=3):
@@ -156,6 +170,8 @@ def preview_noise(x0):
 def contact_sheet(path, samplers, clips, autoencoder):
     """A PNG: for three held-out portraits, one row for each sampler(cond, noise) -> x0, then the
     truth. Own noise, always the same."""
+    if rank():
+        return
     x0, cond = preview(clips)
     rows = []
     for sampler in samplers:

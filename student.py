@@ -20,6 +20,7 @@ from evaluation import metrics
 from evaluation.measures import correlation, head_spread
 from latents import load_clips, preview, preview_noise
 from listener import Listener
+from parallel import average_gradients
 from teacher import hold_context
 
 READER = "checkpoints/metrics.pt"  # reads lips and heads from pixels; without it, no quick_eval
@@ -108,20 +109,6 @@ def trainable(network):
     return network
 
 
-def draws(size, clips, generator):
-    """-> uniform() (B,) in [0, 1), and fresh() -> ε like a batch of `size` clips; drawn on the CPU,
-    so identical on every device."""
-    shape = size, clips.frames, *clips.latents.shape[1:]
-
-    def uniform():
-        return torch.rand(size, generator=generator).to(clips.device)
-
-    def fresh():
-        return torch.randn(shape, generator=generator).to(clips.device)
-
-    return uniform, fresh
-
-
 def adam(network, lr):
     """The optimiser of both stages: no momentum, as usual for GANs."""
     params = network.parameters()
@@ -133,6 +120,7 @@ def optimise(step, name, network, optimiser, lr, loss):
     network's parameters receive gradients, even if the loss passes through others."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward(inputs=[p for p in network.parameters() if p.requires_grad])
+    average_gradients(network)
     norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0).item()
     check_finite(step, **{f"the {name}'s loss": loss.item(), f"the {name}'s gradient": norm})
     optimiser.param_groups[0]["lr"] = lr

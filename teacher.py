@@ -36,8 +36,9 @@ from common import (
 )
 from departures import make_optimisers, noise_source
 from diffusion import T, add_noise, ddim_step, guide, trailing_timesteps, v_loss, v_target
-from latents import REF_GAP, cond_map, contact_sheet, drop, load_clips
+from latents import REF_GAP, cond_map, contact_sheet, draws, drop, load_clips
 from listener import pretrain_sound
+from parallel import average_gradients, join, share
 from unet import UNet
 
 
@@ -142,7 +143,7 @@ def train(cfg, resume=False):
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU
-    device = pick_device(cfg.device)
+    device = join(pick_device(cfg.device))
 
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
@@ -170,15 +171,15 @@ def train(cfg, resume=False):
     parts |= {f"optimiser{i}": optimiser for i, optimiser in enumerate(optimisers)}
     first = resume_training(cfg, "teacher", generator, **parts) if resume else 0
     log, losses = Log(cfg.out, cfg, device, resume), []
+    uniform, fresh = draws(cfg.batch, clips, generator)
 
     # 6 loop
     for step in range(first, cfg.steps):
         # batch: t stratified over (0, T], T being where sampling starts
         x0, cond = clips.batch(cfg.batch, generator, cfg.context, cfg.context_rate, cfg.ref_gap)
         u = (torch.rand((), generator=generator) + torch.arange(cfg.batch)) / cfg.batch % 1
-        t = (T * (1 - u)).to(device)
-        eps = torch.randn(x0.shape, generator=generator).to(device)
-        drawn = torch.rand(cfg.batch, generator=generator).to(device)
+        t = share(T * (1 - u)).to(device)
+        eps, drawn = fresh(), uniform()
         keep_ref = (drawn > cfg.drop_ref).float()
         keep_audio = (drawn > cfg.drop_ref + cfg.drop_audio).float()
 
@@ -190,6 +191,7 @@ def train(cfg, resume=False):
         # step
         model.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(model)
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         check_finite(step, loss=loss.item(), gradient=norm.item())
         decay = cosine_decay(max(0, step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))

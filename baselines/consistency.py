@@ -39,10 +39,10 @@ from common import (
 )
 from departures import noise_source
 from diffusion import T, add_noise, ddim_step, v_loss
-from latents import contact_sheet
+from latents import contact_sheet, draws
+from parallel import join
 from student import (
     adam,
-    draws,
     load_data,
     network_of,
     optimise,
@@ -102,7 +102,7 @@ def train(cfg, resume=False):
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)
-    device = pick_device(cfg.device)
+    device = join(pick_device(cfg.device))
 
     # 2 data
     autoencoder = load_autoencoder(cfg.autoencoder, device)
