@@ -10,7 +10,7 @@ from scipy import linalg
 import tiny_data
 from audio_features import FPS, audio_windows
 from autoencoder import load_autoencoder, to_pixels
-from evaluation import measures, metrics, train_metrics
+from evaluation import measures, metrics, metrics_losses, train_metrics
 from tiny_data import faces
 
 NEW = 5_000_000  # seeds of people and sentences in no split
@@ -183,8 +183,8 @@ def test_sync_leaves_out_offsets_with_too_few_pairs():
 
 
 def test_info_nce_of_a_blind_network_is_the_log_of_the_batch():
-    assert float(train_metrics.info_nce(torch.zeros(7, 7))) == pytest.approx(math.log(7))
-    assert float(train_metrics.info_nce(100 * torch.eye(7))) == pytest.approx(0, abs=1e-6)
+    assert float(metrics_losses.info_nce(torch.zeros(7, 7))) == pytest.approx(math.log(7))
+    assert float(metrics_losses.info_nce(100 * torch.eye(7))) == pytest.approx(0, abs=1e-6)
 
 
 def test_sync_loss_scores_are_negative_squared_distances():
@@ -192,8 +192,8 @@ def test_sync_loss_scores_are_negative_squared_distances():
         torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(2)),
         torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(3)),
     )
-    want = train_metrics.info_nce(-torch.cdist(v.flatten(0, 1), a.flatten(0, 1)).pow(2))
-    torch.testing.assert_close(train_metrics.sync_loss(v, a), want, rtol=1e-4, atol=1e-5)
+    want = metrics_losses.info_nce(-torch.cdist(v.flatten(0, 1), a.flatten(0, 1)).pow(2))
+    torch.testing.assert_close(metrics_losses.sync_loss(v, a), want, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------- the shipped networks, on people they never saw
@@ -306,7 +306,7 @@ def test_identity_is_the_same_within_a_video_and_different_between_people(nets, 
 
 def test_disorder_is_what_its_name_says():
     clip = torch.arange(2 * metrics.CLIP).float()[:, None]
-    make = lambda name: train_metrics.disordered(
+    make = lambda name: metrics_losses.disordered(
         clip, metrics.DISORDER.index(name), torch.Generator().manual_seed(0), -1 - clip
     )[:, 0]
     assert make("none").tolist() == list(range(16)) and make("fast").tolist() == list(
@@ -326,7 +326,7 @@ def test_an_eighth_of_the_readers_faces_have_free_lips_and_a_third_are_decoded()
         load_autoencoder(SHIPPED / "autoencoder.pt", torch.device("cpu")),
         np.tile(np.linspace(0, 1, 7, dtype=np.float32)[:, None], 3),
     )
-    seen, m = train_metrics.reader_faces(24, lips, autoencoder, torch.device("cpu"))
+    seen, m = metrics_losses.reader_faces(24, lips, autoencoder, torch.device("cpu"))
     assert seen.shape == (96, 64, 64, 3) and seen.dtype == np.uint8 and m.shape == (96, 11)
     for i in range(24):
         frames, move = seen[4 * i : 4 * i + 4], m[4 * i : 4 * i + 4]
