@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from parallel import process_mean, rank
+from parallel import leave, process_mean, processes, rank
 
 
 @dataclasses.dataclass
@@ -128,9 +128,15 @@ def one_line_errors():
                 signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
+        leave()
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
+        # most errors are everybody's: the first process reports them, and torchrun ends the others
+        # while they sleep
+        time.sleep(3 if int(os.environ.get("RANK", 0)) else 0)
         who = f"process {rank()}: " if rank() else ""
-        print(f"{who}error: {error}", file=sys.stderr)
+        print(f"{who}error: {error}", file=sys.stderr, flush=True)
+        if processes() > 1:
+            os._exit(2)  # at once: tidying up may wait for processes that no longer answer
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

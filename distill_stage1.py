@@ -181,8 +181,8 @@ def train(cfg, resume=False):
             if cfg.simulate == "backward":
                 x0_hat = rollout(student, cond, student_noise, taus[:k])  # (B, F, C, H, W)
             else:  # ablation: noised real clips, inputs that sampling never meets
-                xt = add_noise(x0, student_noise(), taus[k - 1])
-                x0_hat = predict(student, xt, taus[k - 1], cond)
+                tau = torch.tensor(taus[k - 1], device=device)
+                x0_hat = predict(student, add_noise(x0, student_noise(), tau), tau, cond)
         row = dict(latent_mean=x0_hat.mean().item(), latent_std=x0_hat.std().item())
 
         # the student's step: along g, the difference of the two scores

@@ -41,6 +41,18 @@ def join(device):
     return device
 
 
+def wait():
+    """Until all processes have come here. On the CPU, so also where one waits for hours."""
+    process_mean(torch.zeros(1))
+
+
+def leave():
+    """At the end of a training: the others wait until the first has saved."""
+    if processes() > 1:
+        wait()
+        dist.destroy_process_group()
+
+
 def share(x):
     """This process's part of a global batch (B, ...) -> (B / N, ...). Raises ValueError if N does
     not divide B."""
@@ -56,7 +68,10 @@ def process_mean(x):
         try:
             dist.all_reduce(x)
         except RuntimeError:
-            raise OSError("another process has ended, and so this one does") from None
+            raise OSError(
+                "another process has ended, and so this one does; --resume goes on from the last "
+                "checkpoint"
+            ) from None
         x /= processes()
     return x
 
@@ -65,9 +80,9 @@ def gather(x):
     """The processes' shares (B / N, ...) -> the global batch (B, ...), without gradient."""
     if processes() == 1:
         return x
-    parts = [torch.empty_like(x) for _ in range(processes())]
-    dist.all_gather(parts, x.detach().contiguous())
-    return torch.cat(parts)
+    whole = x.new_zeros(processes(), *x.shape)
+    whole[rank()] = processes() * x.detach()
+    return process_mean(whole).flatten(0, 1)
 
 
 def average_gradients(network):
@@ -84,7 +99,7 @@ def average_gradients(network):
 def first_process_first():
     """The first process runs the block; then the others do, and find what it has built."""
     if rank():
-        dist.barrier()
+        wait()
     yield
-    if not rank() and processes() > 1:
-        dist.barrier()
+    if not rank():
+        wait()

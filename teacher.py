@@ -38,7 +38,7 @@ from departures import make_optimisers, noise_source
 from diffusion import T, add_noise, ddim_step, guide, trailing_timesteps, v_loss, v_target
 from latents import REF_GAP, cond_map, contact_sheet, draws, drop, load_clips
 from listener import pretrain_sound
-from parallel import average_gradients, join, share
+from parallel import average_gradients, join, process_mean, share
 from unet import UNet
 
 
@@ -156,6 +156,8 @@ def train(cfg, resume=False):
         if not resume:
             right = pretrain_sound(model.audio, videos, cfg.sound_steps, generator, device)
             print(f"phones named right by the sound's tokens: {right:.1%}")
+            for p in model.audio.parameters():  # GPUs may differ in rounding; processes may not
+                p.data = process_mean(p.data)
         # frozen, as wav2vec 2.0 is in the models that the paper distils: early on, when pictures
         # are still noise, training would make it ignore the sound
         model.audio.requires_grad_(False)

@@ -568,7 +568,7 @@ def test_the_ablation_with_data_shows_noised_real_clips_at_the_students_own_time
         noised[::2], noised[1::2], asked
     ):
         assert abs(eps.std() - 1) < 0.05
-        times.add(tau)
+        times.add(float(tau))
         assert (
             torch.equal(real[:, :4], cond.context[:, :4])
             and torch.equal(x0_hat[:, :4], cond.context[:, :4])
