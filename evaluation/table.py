@@ -24,7 +24,7 @@ from tqdm import tqdm
 import tiny_data
 from audio_features import FPS
 from autoencoder import load_autoencoder, to_pixels, to_uint8
-from common import Parser, one_line_errors, pick_device
+from common import HERE, Parser, one_line_errors, pick_device
 from distill_stage1 import load_stage1
 from distill_stage2 import load_stage2
 from evaluation import metrics
@@ -311,12 +311,12 @@ def arguments(argv=None):
     parser = Parser(__doc__)
     parser.add_argument(
         "--data",
-        default="data/tiny",
+        default=tiny_data.HOME,
         help="the toy set, or a folder of video clips with sound (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoints",
-        default="checkpoints",
+        default=HERE / "checkpoints",
         help="folder of autoencoder.pt, metrics.pt, teacher.pt ... (default: %(default)s)",
     )
     parser.add_argument(
