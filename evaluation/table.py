@@ -180,6 +180,12 @@ def evaluate(args):
     videos = tiny_data.load(args.data, "test")
     n_frames = min(args.frames, int(np.diff(videos.starts).min()))
     truth = truth_of(videos, 0, args.clips, n_frames, device)
+    if len(truth.frames) == 1 and n_frames < CHUNK + 4:  # one clip of CHUNK frames has no spread
+        how = "leave --quick out" if args.quick else "give more --clips or --frames"
+        raise ValueError(
+            f"a single test clip of {n_frames} frames has no Fréchet distance: {how}, or add clips "
+            f"to {args.data}"
+        )
     judge, ref = (
         Judge(truth, nets, device),
         autoencoder.encode(to_pixels(truth.portraits, device)),
