@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 import tiny_data
 from audio_features import FPS
 from autoencoder import load_autoencoder, to_pixels
-from common import Parser, one_line_errors, pick_device
+from common import HERE, Parser, one_line_errors, pick_device
 from evaluation.table import generate_videos, models
 from evaluation.truth import truth_of
 
@@ -52,8 +52,8 @@ def film(args):
 
 def main(argv=None):
     parser = Parser(__doc__)
-    parser.add_argument("--data", default="data/tiny", help="the toy set (default: %(default)s)")
-    parser.add_argument("--checkpoints", default="checkpoints")
+    parser.add_argument("--data", default=tiny_data.HOME, help="the toy set (default: %(default)s)")
+    parser.add_argument("--checkpoints", default=HERE / "checkpoints")
     parser.add_argument("--video", type=int, default=3, help="of the test split, from 0")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--size", type=int, default=168, help="pixels of each picture")

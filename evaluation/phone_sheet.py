@@ -21,7 +21,7 @@ import torch
 import tiny_data
 from audio_features import FPS, ROWS, log_mel
 from autoencoder import load_autoencoder, to_pixels
-from common import Parser, one_line_errors, pick_device
+from common import HERE, Parser, one_line_errors, pick_device
 from evaluation import metrics
 from evaluation import table as evaluate
 from media import load_audio
@@ -191,7 +191,7 @@ def arguments(argv=None):
         default="teacher,stage1,stage2",
         help="rows of python -m evaluation (default: %(default)s)",
     )
-    parser.add_argument("--checkpoints", default="checkpoints")
+    parser.add_argument("--checkpoints", default=HERE / "checkpoints")
     parser.add_argument("--out", default="phones.png", help="the sheet (default: %(default)s)")
     return parser.parse_args(argv)
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 import tiny_data
 from audio_features import FPS
 from autoencoder import load_autoencoder, to_pixels, to_uint8
-from common import Parser, one_line_errors, pick_device
+from common import HERE, Parser, one_line_errors, pick_device
 from distill_stage1 import load_stage1
 from distill_stage2 import load_stage2
 from evaluation import metrics
@@ -180,6 +180,12 @@ def evaluate(args):
     videos = tiny_data.load(args.data, "test")
     n_frames = min(args.frames, int(np.diff(videos.starts).min()))
     truth = truth_of(videos, 0, args.clips, n_frames, device)
+    if len(truth.frames) == 1 and n_frames < CHUNK + 4:  # one clip of CHUNK frames has no spread
+        how = "leave --quick out" if args.quick else "give more --clips or --frames"
+        raise ValueError(
+            f"a single test clip of {n_frames} frames has no Fréchet distance: {how}, or add clips "
+            f"to {args.data}"
+        )
     judge, ref = (
         Judge(truth, nets, device),
         autoencoder.encode(to_pixels(truth.portraits, device)),
@@ -311,12 +317,12 @@ def arguments(argv=None):
     parser = Parser(__doc__)
     parser.add_argument(
         "--data",
-        default="data/tiny",
+        default=tiny_data.HOME,
         help="the toy set, or a folder of video clips with sound (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoints",
-        default="checkpoints",
+        default=HERE / "checkpoints",
         help="folder of autoencoder.pt, metrics.pt, teacher.pt ... (default: %(default)s)",
     )
     parser.add_argument(

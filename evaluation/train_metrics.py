@@ -279,6 +279,10 @@ def train(cfg, resume=False):
     mean, std = (motion.mean(0), motion.std(0)) if len(motion) else (0, 1)
     standard = (motion - mean) / std
 
+    moving = np.delete((data.frames[1:] != data.frames[:-1]).any((1, 2, 3)), data.starts[1:-1] - 1)
+    if not moving.any():
+        raise ValueError(f"the clips of {cfg.data} do not move: give videos of faces that speak")
+
     # 3 networks; 4 optimisers are made in fit()
     nets = {
         name: net().to(device, memory_format=torch.channels_last)
@@ -300,9 +304,11 @@ def train(cfg, resume=False):
         else {"kind": "metrics"}
     )
     if resume:
-        same_run(cfg, saved["config"], progress)
-    saved["config"] = asdict(cfg)
+        same_run(cfg, saved["config"], progress, saved.get("data"))
+    saved |= dict(config=asdict(cfg), data=tiny_data.fingerprint(cfg.data))
     todo = [cfg.only] if cfg.only else [n for n in nets if n not in saved]
+    if not todo:
+        print(f"{progress} is finished: train one of its networks again with --only NAME")
     log = Log(cfg.out, cfg, device, resume or bool(cfg.only))
     print(
         ", ".join(

@@ -368,6 +368,17 @@ def test_json_and_markdown_hold_every_row_and_number(place, capsys, monkeypatch)
     )
 
 
+def test_a_single_clip_of_16_frames_is_refused_with_advice_that_helps(place, capsys):
+    tiny_data.build(place / "one", "test", 1)
+    line = ["--data", str(place / "one"), "--checkpoints", str(place / "checkpoints")]
+    for flags, advice in ([["--quick"], "leave --quick out"], [["--frames", "16"], "more --clips"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            evaluate.main([*line, *flags])
+        said = capsys.readouterr().err
+        assert advice in said and said.count("\n") == 1
+
+
 def test_own_clips_are_judged_without_ground_truth(place, judge, monkeypatch):
     videos = tiny_data.load(place / "data", "test")
     monkeypatch.setattr(

@@ -8,6 +8,7 @@ import distill_stage1
 import distill_stage2
 import teacher
 import tiny_data
+from common import HERE
 from evaluation import table as evaluate
 from evaluation import train_metrics
 from tiny_data import FIRST_SEED, SPLITS, VIDEO_FRAMES, build, load, make_video
@@ -129,9 +130,10 @@ def test_no_name_is_not_the_folder_one_is_in():
 
 def test_the_scripts_folder_and_an_empty_one_get_the_toy_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tiny_data, "HOME", tmp_path / "data/tiny")
     monkeypatch.setitem(SPLITS, "val", 1)
     (tmp_path / "empty").mkdir()
-    assert all(len(load(folder, "val").starts) == 2 for folder in (tiny_data.HOME, "empty"))
+    assert all(len(load(folder, "val").starts) == 2 for folder in ("data/tiny", "empty"))
 
 
 def test_every_script_looks_for_the_toy_set_where_it_is_built():
@@ -139,7 +141,7 @@ def test_every_script_looks_for_the_toy_set_where_it_is_built():
         script.Config().data
         for script in (autoencoder, teacher, train_metrics, distill_stage1, distill_stage2)
     ] + [evaluate.arguments([]).data]
-    assert set(defaults) == {str(tiny_data.HOME)}
+    assert {str(HERE / name) for name in defaults} == {str(tiny_data.HOME)}
 
 
 @pytest.mark.parametrize(

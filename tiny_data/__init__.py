@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,6 @@ from audio_features import FPS, audio_windows, log_mel
 from tiny_data import faces
 from tiny_data.clips import load_folder
 from tiny_data.phones import lips
-from tiny_data.voice import synthesise_speech
 
 SPLITS = {
     "train": 1080,
@@ -39,7 +39,7 @@ FIRST_SEED = {
     "test": 2_000_000,
 }  # disjoint for identities, motions and utterances
 VIDEO_FRAMES = 80  # 3.2 s
-HOME = Path("data/tiny")  # where the scripts look for it
+HOME = Path(__file__).resolve().parents[1] / "data/tiny"  # where the scripts look for it
 
 
 class Videos(NamedTuple):
@@ -63,6 +63,8 @@ class Videos(NamedTuple):
 def make_video(seed, n_frames=VIDEO_FRAMES):
     """One toy video, all of it determined by the seed -> frames, mel, wave, motion, phones as in
     Videos."""
+    from tiny_data.voice import synthesise_speech  # SciPy's signal package: a second to import
+
     wave, phones = synthesise_speech(seed, n_frames / FPS)
     move = faces.motion(seed, lips(phones, (np.arange(n_frames) + 0.5) / FPS))
     return faces.render(faces.identity(seed), move), log_mel(wave), wave, move, phones
@@ -133,6 +135,15 @@ def own_clips(folder):
     return load_folder(folder, 1)
 
 
+def fingerprint(data):
+    """{name: checksum} of what a training on `data` sees, as it was read: of each of your own
+    clips, or of the toy set's utterances; {} where there is no such folder."""
+    if (toy := Path(data, "train", "phones.json")).exists():
+        return {"the toy set": zlib.crc32(toy.read_bytes())}
+    clips = own_clips(str(Path(data))) if os.path.isdir(data) else []
+    return {name: zlib.crc32(wave, zlib.crc32(frames)) for name, frames, wave in clips}
+
+
 def load(data, split, n_videos=0, min_frames=20):
     """The split "train", "val" or "test" of `data`: the toy set's folder, or a folder of your own
     video clips.
@@ -147,7 +158,7 @@ def load(data, split, n_videos=0, min_frames=20):
     if data == "":  # Path("") is the folder that one happens to be in
         raise ValueError("--data is empty: name a folder")
     data = Path(data)
-    if not data.exists() and data != HOME and not n_videos:  # a mistyped name
+    if not data.exists() and data.absolute() != HOME and not n_videos:  # a mistyped name
         raise ValueError(
             f"no folder {str(data)!r}: name one of video clips, or make the toy set there (python "
             f"-m tiny_data --out {data})"
