@@ -243,7 +243,9 @@ def evaluate(args):
         if samplers := {name: sampler for name, _, _, sampler in table if sampler}:
             bar.set_description("speed")
             with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-                measured = speeds(samplers, truth, ref, autoencoder, device, 1 if args.quick else 5)
+                measured = speeds(
+                    samplers, truth.windows, ref, autoencoder, device, 1 if args.quick else 5
+                )
             rows = [row | measured.get(row["model"], {}) for row in rows]
     count = len(truth.frames)
     others = (

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import SHIPPED, small_unet
+from helpers import SHIPPED, condition, small_unet
 from PIL import Image
 
 import teacher
@@ -282,7 +282,7 @@ def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_coun
     coder = SimpleNamespace(decode=lambda z: spend("decode", 0.1) or torch.zeros(16, 3, 64, 64))
     ms = speed.speeds(
         {"slow": model("slow", 0.3), "quick": model("quick", 0.1)},
-        judge.truth,
+        judge.truth.windows,
         torch.zeros(1, 16, 8, 8),
         coder,
         CPU,
@@ -308,6 +308,17 @@ def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_coun
         == pytest.approx(100 / 12 + 200 / 16)
         == pytest.approx(40 / ms["quick"]["rtf"])
     )
+
+
+def test_the_floor_counts_the_networks_operations_and_measures_in_turns():
+    model, cond = UNet(16), condition(1)
+    operations, ms, rates = speed.floor(model, cond, CPU, rounds=1)
+    grown, _, _ = speed.floor(UNet(32), cond, CPU, rounds=1)
+    assert 2 < grown / operations < 4  # quadratic in the width but for attention and the ends
+    assert rates["network"] == pytest.approx(1000 * operations / ms)
+    assert rates.keys() == {"network", "product", "convolution"}
+    spent = speed.shares(model, cond, CPU)
+    assert sum(share for _, share in spent) <= 1 and spent == sorted(spent, key=lambda s: -s[1])
 
 
 # ---------------------------------------------------------------- the command
