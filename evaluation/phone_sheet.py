@@ -35,7 +35,7 @@ KINDS = {  # IPA letters that a phone may begin with
     "spread vowel": "iɪeɛ",
     "fricative": "fvszʃʒθð",
 }
-SILENCES = " _ # h# sil sp spn pau silence <sil> <eps> <p:> [sil]".split(" ")  # of the aligners
+SILENCES = " _ # h# #h sil sp ssil spn nsn pau epi silence unk noise".split(" ")  # of the aligners
 IPA = set(  # its letters, but for clicks
     "abcdefghijklmnopqrstuvwxyzæçðøħŋœɐɑɒɓɔɕɖɗɘəɚɛɜɝɞɟɠɡɢɣɤɥɦɧɨɪɫɬɭɮɯɰɱɲɳɴɵɶɸɹɺɻɽɾʀʁʂʃʄʈʉʊʋʌʍʎʏʐ"
     "ʑʒʔʕʘʙʛʜʝʟʡʢβθχ"
@@ -43,9 +43,9 @@ IPA = set(  # its letters, but for clicks
 ARPABET = dict(  # what is not written as in IPA
     pair.split("=")
     for pair in (
-        "aa=ɑ ae=æ ah=ʌ ao=ɔ aw=aʊ ax=ə axr=ɚ ay=aɪ ch=tʃ dh=ð dx=ɾ eh=ɛ el=l em=m en=n er=ɝ "
-        "ey=eɪ hh=h ih=ɪ ix=ɨ iy=i jh=dʒ ng=ŋ nx=ɾ ow=oʊ oy=ɔɪ q=ʔ r=ɹ sh=ʃ th=θ uh=ʊ uw=u "
-        "ux=ʉ wh=ʍ y=j zh=ʒ"
+        "aa=ɑ ae=æ ah=ʌ ao=ɔ aw=aʊ ax=ə axr=ɚ ay=aɪ ch=tʃ dh=ð dx=ɾ eh=ɛ el=l em=m en=n eng=ŋ er=ɝ "
+        "ey=eɪ hh=h hv=h ih=ɪ ix=ɨ iy=i jh=dʒ ng=ŋ nx=ɾ ow=oʊ oy=ɔɪ q=ʔ r=ɹ sh=ʃ th=θ uh=ʊ uw=u "
+        "ux=ʉ wh=ʍ y=j zh=ʒ ax-h=ə axh=ə bcl=b dcl=d gcl=ɡ kcl=k pcl=p tcl=t"
     ).split()
 )
 PORTRAITS = 2_000_124, 2_000_137, 2_000_140  # toy identities outside every split
@@ -55,18 +55,20 @@ def spell(labels):
     """Labels of one table, IPA or ARPAbet (of any case, with stress digits) -> their IPA letters,
     none for a pause. Raises ValueError for a label that neither table knows."""
     plain = [label.strip().lower() for label in labels]
+    plain = [re.sub(r"_[bies]$|^[<\[({].*[>\])}]$", "", label) for label in plain]  # Kaldi; <eps>
     arpabet = [re.sub(r"[0-2]$", "", label) for label in plain]
     # ARPAbet is ASCII, and has vowels of two letters
     if "".join(plain).isascii() and any(a in ARPABET and a[0] in "aeiou" for a in arpabet):
         plain = [ARPABET.get(a, a) for a in arpabet]
     spelt = []
     for label, text in zip(labels, plain):
-        letters = "" if text in SILENCES else unicodedata.normalize("NFD", text)
+        pause = re.sub(r"(?<=[a-z])[0-9]$", "", text) in SILENCES
+        letters = "" if pause else unicodedata.normalize("NFD", text)
         letters = "".join(
             c for c in letters if unicodedata.category(c)[0] == "L" and c not in "ˈˌːˑ"
         )
         letters = re.sub(r"[ʰʲʷˠˤⁿˡ]", "", letters)
-        if (text not in SILENCES and not letters) or set(letters) - IPA:
+        if (not pause and not letters) or set(letters) - IPA or len(letters) > 3:  # 3: "aɪə"
             raise ValueError(f"no phone {label!r} in IPA or ARPAbet, and no pause of an aligner")
         spelt.append(letters)
     return spelt

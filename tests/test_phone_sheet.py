@@ -28,7 +28,9 @@ def test_a_phone_s_kind_is_that_of_its_first_letter():
     assert found[5:] == ["pause", "pause", None, None, "m b p", None]
 
 
-@pytest.mark.parametrize("silence", phone_sheet.SILENCES)
+@pytest.mark.parametrize(
+    "silence", [*phone_sheet.SILENCES, "<p:>", "[sil]", "{SL}", "(..)", "sil_S"]
+)
 def test_the_silences_of_aligners_are_pauses_and_no_fricatives_or_plosives(silence):
     assert kinds(silence, silence.upper(), "ɑ") == ["pause", "pause", "open vowel"]
 
@@ -43,7 +45,12 @@ def test_a_precomposed_letter_is_its_base_and_its_accent():
     assert kinds("\u00e3", "a\u0303", "\u1ebd") == ["open vowel", "open vowel", "spread vowel"]
 
 
-@pytest.mark.parametrize("label", ["?", "@", "щ", "4"])
+def test_labels_of_kaldi_and_timit_are_read():
+    assert kinds("AA1_I", "M_E", "pau1") == ["open vowel", "m b p", "pause"]
+    assert kinds("aa", "bcl", "hv", "eng", "ax-h", "epi")[1:] == ["m b p", *3 * [None], "pause"]
+
+
+@pytest.mark.parametrize("label", ["?", "@", "щ", "4", "laughter"])
 def test_a_label_that_nobody_knows_is_named(label):
     with pytest.raises(ValueError, match=re.escape(repr(label))):
         phone_sheet.spell(["m", label])
