@@ -36,7 +36,7 @@ KINDS = {  # IPA letters that a phone may begin with
     "fricative": "fvszʃʒθð",
 }
 # what aligners write where nobody speaks; in <>, [], () or {} as well
-SILENCES = " _ # h# sil sp spn pau pause silence eps epi silb sile <p:>".split(" ")
+SILENCES = " _ # h# #h sil sp spn nsn ssil pau pause silence eps epi silb sile <p:>".split(" ")
 VOWELS = "aeiouyæøœɐɑɒɔɘəɚɛɜɝɞɤɨɪɯɵɶʉʊʌʏ"
 PLOSIVES = "bcdgkpqtɖɟɡɢʈʔ"
 FRICATIVES = "fhsvxzçðħɕɣɦɬɮɸʁʂʃʐʑʒʕʝβθχ"

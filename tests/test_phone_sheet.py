@@ -28,7 +28,7 @@ def test_a_phone_s_kind_is_that_of_its_first_letter():
     assert found[5:] == ["pause", "pause", None, None, "m b p", None]
 
 
-@pytest.mark.parametrize("silence", phone_sheet.SILENCES)
+@pytest.mark.parametrize("silence", [*phone_sheet.SILENCES, "[sil]", "(sp)", "{pau}", "<eps>"])
 def test_the_silences_of_aligners_are_pauses_and_no_fricatives_or_plosives(silence):
     assert kinds(silence, silence.upper(), "ɑ") == ["pause", "pause", "open vowel"]
 
@@ -59,7 +59,9 @@ def test_the_labels_of_usual_aligners_have_the_kinds_that_they_mean(labels, want
     assert kinds(*labels.split())[: len(want)] == want
 
 
-@pytest.mark.parametrize("label", "? @ щ 4 E ａ unk oov br brth noise <usb> NSN ang4 m-ɑ+b".split())
+@pytest.mark.parametrize(
+    "label", "? @ щ 4 E ａ unk oov br brth noise laughter <usb> ang4 m-ɑ+b".split()
+)
 def test_a_label_that_nobody_knows_is_named(label):
     for others in ["m"], ["ɑ", "sil"], ["AA1", "M"]:
         with pytest.raises(ValueError, match=re.escape(repr(label))):

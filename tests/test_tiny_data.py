@@ -145,7 +145,15 @@ def test_every_script_looks_for_the_toy_set_where_it_is_built():
 
 
 @pytest.mark.parametrize(
-    "left", ["train.123.tmp/frames.npy", "val.9.old/x", "train.png", ".DS_Store"]
+    "left",
+    [
+        "train.123.tmp/frames.npy",
+        "val.9.old/x",
+        "train.png",
+        ".DS_Store",
+        "Thumbs.db",
+        "__MACOSX/x",
+    ],
 )
 def test_what_a_killed_build_or_a_system_left_does_not_stop_the_toy_set(tmp_path, left):
     (tmp_path / left).parent.mkdir(exist_ok=True)
@@ -153,6 +161,17 @@ def test_what_a_killed_build_or_a_system_left_does_not_stop_the_toy_set(tmp_path
     assert len(load(tmp_path, "val", 1).starts) == 2
     (tmp_path / "notes.txt").write_text("mine")
     assert len(load(tmp_path, "train", 1).starts) == 2  # beside the split that is there
+
+
+def test_an_empty_split_is_built_and_a_broken_one_is_named(tmp_path):
+    (tmp_path / "val").mkdir()
+    assert len(load(tmp_path, "val", 1).starts) == 2
+    (tmp_path / "val/frames.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="val is damaged: delete it"):
+        load(tmp_path, "val", 1)
+    (tmp_path / "val/phones.json").unlink()
+    with pytest.raises(ValueError, match="exists but is not a toy set"):
+        load(tmp_path, "val", 1)
 
 
 def test_a_folder_of_other_things_is_not_built_over(tmp_path):

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from audio_features import FPS, audio_windows, log_mel
 from tiny_data import faces
-from tiny_data.clips import load_folder
+from tiny_data.clips import is_video, load_folder
 from tiny_data.phones import lips
 
 SPLITS = {
@@ -74,7 +74,8 @@ def build(folder, split, n_videos=None, seed=0):
     """Make one split in folder/split, in parallel, and a contact sheet beside it. Atomic: a stopped
     build leaves nothing."""
     folder, n = Path(folder), n_videos or SPLITS[split]
-    if (folder / split).exists() and not (folder / split / "phones.json").exists():
+    toy = (folder / split / "phones.json").exists()
+    if (folder / split).exists() and not toy and os.listdir(folder / split):
         raise ValueError(
             f"{folder / split} exists but is not a toy set; it was left unchanged: choose another "
             "folder"
@@ -124,8 +125,12 @@ def save(folder, videos):
 
 def left_over(path):
     """Whether a file or folder in --data is what a killed build or an operating system left."""
-    sheet = path.name in [f"{split}.png" for split in SPLITS]
-    return sheet or path.suffix in (".tmp", ".old") or path.name.startswith(".")
+    name = path.name.lower()
+    if name in SPLITS:  # empty or half of it: build() may say so
+        return path.is_dir() and not any(is_video(inner.name) for inner in path.iterdir())
+    known = [f"{split}.png" for split in SPLITS]
+    known += ["thumbs.db", "desktop.ini", "__macosx", "lost+found"]
+    return name in known or path.suffix in (".tmp", ".old") or name.startswith(".")
 
 
 @functools.lru_cache(maxsize=1)
@@ -168,8 +173,13 @@ def load(data, split, n_videos=0, min_frames=20):
         if not (data / split / "phones.json").exists():
             print(f"no data in {data / split}: building the toy set there")
             build(data, split, n_videos)
-        arrays = {f: np.load(data / split / f"{f}.npy") for f in Videos._fields if f != "phones"}
-        return Videos(**arrays, phones=json.loads((data / split / "phones.json").read_text()))
+        fields = [f for f in Videos._fields if f != "phones"]
+        try:
+            arrays = {f: np.load(data / split / f"{f}.npy") for f in fields}
+            phones = json.loads((data / split / "phones.json").read_text())
+        except (OSError, ValueError, EOFError):  # half a copy
+            raise ValueError(f"{data / split} is damaged: delete it, it is built again") from None
+        return Videos(**arrays, phones=phones)
     clips = own_clips(str(data))
     k = max(1, len(clips) // 10)
     part = {"train": clips[: -2 * k], "val": clips[-2 * k : -k], "test": clips[-k:]}[split] or clips
