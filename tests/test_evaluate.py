@@ -17,6 +17,7 @@ from departures import noise_source
 from evaluation import film, metrics, speed, truth
 from evaluation import table as evaluate
 from evaluation.judge import Judge
+from evaluation.legend import SHOWN
 from latents import Cond
 from teacher import ddim_sample
 from tiny_data import FIRST_SEED, SPLITS
@@ -430,7 +431,7 @@ def test_own_clips_are_judged_without_ground_truth(place, judge, monkeypatch):
 def test_the_legend_explains_every_number_of_the_table(capsys):
     evaluate.main(["--legend"])
     printed = capsys.readouterr().out
-    assert all(f"`{k}`" in printed for k in [*WANTED[1:], *evaluate.SHOWN])
+    assert all(f"`{k}`" in printed for k in [*WANTED[1:], *SHOWN])
 
 
 def test_bad_arguments_end_with_one_line(place, capsys):
