@@ -252,15 +252,12 @@ def train(cfg, resume=False):
     )
 
     # 5 resume
-    first = (
-        resume_training(cfg, "autoencoder", generator, model=model, ema=ema, optimiser=optimiser)
-        if resume
-        else 0
-    )
+    parts, total = dict(model=model, ema=ema, optimiser=optimiser), steps + cfg.decoder_steps
+    first = resume_training(cfg, "autoencoder", generator, total, **parts) if resume else 0
     log = Log(cfg.out, cfg, device, resume)
 
     # 6 loop
-    for step in range(first, steps + cfg.decoder_steps):
+    for step in range(first, total):
         decoder_only = step >= steps
         if step == steps:  # phase 2 starts from the average, with fresh moments
             model.load_state_dict(ema.state_dict())
@@ -289,9 +286,9 @@ def train(cfg, resume=False):
         loss.backward()
         average_gradients(model)
         norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        done, total = (step - steps, cfg.decoder_steps) if decoder_only else (step, steps)
+        done, phase = (step - steps, cfg.decoder_steps) if decoder_only else (step, steps)
         optimiser.param_groups[0]["lr"] = (
-            cfg.lr * min(1, (done + 1) / 300) * cosine_decay(done / total)
+            cfg.lr * min(1, (done + 1) / 300) * cosine_decay(done / phase)
         )
         check_finite(step, loss=loss.item(), gradient=norm.item())
         optimiser.step()
@@ -304,16 +301,14 @@ def train(cfg, resume=False):
             log(
                 step + 1, loss=loss.item(), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"]
             )
-        last = step + 1 in (steps, steps + cfg.decoder_steps)  # of its phase
+        last = step + 1 in (steps, total)  # of its phase
         if (step + 1) % cfg.save_every == 0 or last:  # sample, save
             log(step + 1, **validate(ema, held_out))
             shown = held_out.frames[:: len(held_out.frames) // 12][:12]
             made = to_uint8(ema.decode(ema.encode(to_pixels(shown, device))))
             if not rank():
                 tiny_data.contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [made, shown], scale=3)
-            save_training(
-                cfg, "autoencoder", step + 1, generator, model=model, ema=ema, optimiser=optimiser
-            )
+            save_training(cfg, "autoencoder", step + 1, generator, **parts)
     return ema
 
 

@@ -22,7 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import tiny_data
 from parallel import leave, process_mean, processes, rank
+
+HERE = Path(__file__).resolve().parent
 
 
 @dataclasses.dataclass
@@ -86,7 +89,7 @@ def parse(config_class, doc, smoke, argv=None):
     --bf16, --no-bf16.
 
     `smoke`: dict of the field values that --smoke puts in place of the defaults: all runs, at toy
-    size.
+    size. Paths that are not given are the repository's, wherever the script is run.
     """
     sources = [inspect.getsource(c) for c in config_class.__mro__ if dataclasses.is_dataclass(c)]
     comments = {}
@@ -107,7 +110,18 @@ def parse(config_class, doc, smoke, argv=None):
     )
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     resume, small = given.pop("resume"), given.pop("smoke")
-    return config_class(**{**(smoke if small else {}), **given}), resume
+    defaults = {f.name: f.default for f in dataclasses.fields(config_class)}
+    defaults |= smoke if small else {}
+    if Path.cwd() != HERE:
+        defaults = {name: in_repository(value) for name, value in defaults.items()}
+    return config_class(**defaults | given), resume
+
+
+def in_repository(value):
+    """ "out/teacher" -> that path in the repository; absolute paths, names and numbers as they
+    are."""
+    is_path = isinstance(value, str) and "/" in value
+    return os.path.normpath(HERE / value) if is_path else value
 
 
 @contextlib.contextmanager
@@ -255,25 +269,33 @@ MAY_CHANGE = {
 }
 
 
-def same_run(cfg, saved, path):
+def same_run(cfg, saved, path, data=None):
     """Raises ValueError if the Config cfg and the dict `saved`, that of the run which path came
-    from, differ in what may not change."""
+    from, differ in what may not change, or the clips from `data`, the fingerprint of its own."""
     given = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in MAY_CHANGE}
     if given.keys() != saved.keys() - MAY_CHANGE:
         raise ValueError(
             f"{path} comes from another version of the code: start over or choose another --out"
         )
-    if other := [k for k, v in given.items() if saved[k] != v]:
+    if other := [k for k, v in given.items() if in_repository(saved[k]) != in_repository(v)]:
         how = [option(f"no_{k}" if saved[k] is False else k) for k in other]
         how = [o if isinstance(saved[k], bool) else f"{o} {saved[k]}" for o, k in zip(how, other)]
         raise ValueError(
             f"{path} was made with {', '.join(how)}: use the same options or another --out"
         )
+    now = tiny_data.fingerprint(cfg.data)
+    data = now if data is None else data  # as older ones have none
+    if other := sorted(k for k in now.keys() | data.keys() if now.get(k) != data.get(k)):
+        names = ", ".join(other[:3]) + (" ..." if other[3:] else "")
+        raise ValueError(
+            f"{cfg.data} is not what {path} was trained on (added, removed or changed: {names}): "
+            "put it back, or start over with another --out"
+        )
 
 
-def resume_training(cfg, kind, generator, **parts):
-    """Put back what save_training wrote -> the step to go on from. parts: everything with a
-    state_dict, by name.
+def resume_training(cfg, kind, generator, total=math.inf, **parts):
+    """Put back what save_training wrote -> the step to go on from, of `total`. parts: everything
+    with a state_dict, by name.
 
     Raises ValueError where the run in cfg.out was another one.
     """
@@ -282,7 +304,7 @@ def resume_training(cfg, kind, generator, **parts):
             f"no {cfg.out}/last.pt to go on from: start without --resume, or name the run's --out"
         )
     saved = load_checkpoint(f"{cfg.out}/last.pt", f"{kind} training")
-    same_run(cfg, saved["config"], f"{cfg.out}/last.pt")
+    same_run(cfg, saved["config"], f"{cfg.out}/last.pt", saved.get("data"))
     try:
         for name, part in parts.items():
             part.load_state_dict(saved[name])
@@ -292,7 +314,12 @@ def resume_training(cfg, kind, generator, **parts):
             "another --out"
         ) from None
     generator.set_state(saved["random"])
-    print(f"going on from step {saved['step']} of {cfg.out}/last.pt")
+    if saved["step"] < total:
+        print(f"going on from step {saved['step']} of {cfg.out}/last.pt")
+    else:
+        more = [option(name) for name in ("steps", "decoder_steps") if hasattr(cfg, name)][-1:]
+        how = f"to go on, give more {more[0]}" if more else "its phases have no more updates"
+        print(f"{cfg.out}/last.pt is finished, at step {saved['step']}: {how}")
     return saved["step"]
 
 
@@ -308,6 +335,7 @@ def save_training(cfg, kind, step, generator, ship=True, network=None, **parts):
         step=step,
         config=dataclasses.asdict(cfg),
         random=generator.get_state(),
+        data=tiny_data.fingerprint(cfg.data),
         **{name: part.state_dict() for name, part in parts.items()},
     )
     if ship:

@@ -161,7 +161,7 @@ def train(cfg, resume=False):
     # 5 resume
     parts = dict(student=student, fake=fake, ema=ema)
     parts |= dict(optimiser=optimiser, fake_optimiser=fake_optimiser)
-    first = resume_training(cfg, "stage1", generator, **parts) if resume else 0
+    first = resume_training(cfg, "stage1", generator, cfg.steps, **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
     uniform, fresh = draws(cfg.batch, clips, generator)
     student_noise = noise_source(cfg.recipe, "student", fresh)

@@ -271,11 +271,11 @@ def train(cfg, resume=False):
     optimiser, disc_optimiser = adam(student, cfg.lr), adam(disc, cfg.disc_lr)
 
     # 5 resume
+    plan = [(phase, i) for phase in phases(cfg) for i in range(phase.updates)]
     parts = dict(student=student, disc=disc, ema=ema)
     parts |= dict(optimiser=optimiser, disc_optimiser=disc_optimiser)
-    first = resume_training(cfg, "stage2", generator, **parts) if resume else 0
+    first = resume_training(cfg, "stage2", generator, len(plan), **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
-    plan = [(phase, i) for phase in phases(cfg) for i in range(phase.updates)]
     uniform, fresh = draws(cfg.batch, clips, generator)
     student_noise = noise_source(cfg.recipe, "student", fresh)
     bfloat16 = partial(torch.autocast, device.type, torch.bfloat16, cfg.bf16)

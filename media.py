@@ -25,22 +25,25 @@ SIZE = 64  # pixels of a portrait and of a video's frame
 # ---------------------------------------------------------------- in
 
 
-def ffmpeg_command(path, *output_options):
-    """The ffmpeg call that reads `path` and writes to a pipe. "file:" keeps names such as "-i.wav"
-    or "a:b.mp3" file names; the whitelist keeps a playlist from opening the network; -nostdin keeps
-    ffmpeg off the terminal."""
-    return [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-nostdin",
-        "-v",
-        "error",
-        "-protocol_whitelist",
-        "file",
-        "-i",
-        "file:" + os.fspath(path),
-        *output_options,
-        "pipe:1",
-    ]
+def check_file(path, kind):
+    """Raises ValueError unless `path` is a file, which can be read more than once."""
+    if os.path.isfile(os.path.realpath(path)):  # also /dev/stdin, where that is one
+        return
+    why = "is a pipe or a device, read only once" if os.path.exists(path) else "does not exist"
+    why = "is a directory" if os.path.isdir(path) else why
+    raise ValueError(f"{os.fspath(path)!r} {why}: {kind} is needed")
+
+
+def ffmpeg_call(*options):
+    """-nostdin keeps ffmpeg off the terminal."""
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", *options]
+
+
+def source(path):
+    """ffmpeg's options to read `path`. "file:" keeps names such as "-i.wav" or "a:b.mp3" file
+    names; the whitelist keeps a playlist from opening the network; a child has another
+    /dev/stdin."""
+    return ["-protocol_whitelist", "file", "-i", "file:" + os.path.realpath(path)]
 
 
 def decode(path, channel=None):
@@ -53,9 +56,8 @@ def decode(path, channel=None):
     and async=1 fills holes, so that sound stays with its pictures. Energy is that of the first
     difference: a DC offset or a subwoofer must not pass for the loudest channel.
     """
-    command = ffmpeg_command(
-        path, "-vn", "-af", f"aresample={SR}:async=1:first_pts=0", "-c:a", "pcm_f32be", "-f", "au"
-    )
+    sound = ["-vn", "-af", f"aresample={SR}:async=1:first_pts=0", "-c:a", "pcm_f32be", "-f", "au"]
+    command = ffmpeg_call(*source(path), *sound, "pipe:1")
     parts, energy = [np.zeros(0, np.float32)], np.zeros(1)
     with (
         tempfile.TemporaryFile() as log,
@@ -68,27 +70,22 @@ def decode(path, channel=None):
                 channels = int.from_bytes(header[20:24], "big")
                 energy = np.zeros(channels + 1)
                 while len(block := ffmpeg.stdout.read(4 * channels * 2**18)) >= 4 * channels:
-                    x = np.frombuffer(
-                        block, ">f4", len(block) // (4 * channels) * channels
-                    ).reshape(-1, channels)
-                    x = np.concatenate(
-                        [x, x.mean(1, keepdims=True, dtype=np.float64)], axis=1
-                    )  # (n, C + 1) float64
-                    energy += (
-                        np.square(np.diff(x, axis=0)).sum(0) if np.isfinite(x).all() else np.nan
-                    )
+                    whole = len(block) // (4 * channels) * channels
+                    x = np.frombuffer(block, ">f4", whole).reshape(-1, channels)
+                    mean = x.mean(1, keepdims=True, dtype=np.float64)
+                    x = np.concatenate([x, mean], axis=1)  # (n, C + 1) float64
+                    finite = np.isfinite(x).all()
+                    energy += np.square(np.diff(x, axis=0)).sum(0) if finite else np.nan
                     parts.append(x[:, -1 if channel is None else channel].astype(np.float32))
             failed = ffmpeg.wait()
         except BaseException:
             ffmpeg.kill()  # leaving the with-block would wait for it, however long it reads
             raise
         log.seek(0)
-        lines = [
-            line.split("] ")[-1].strip()
-            for line in log.read().decode("utf-8", "replace").splitlines()
-        ]
+        lines = log.read().decode("utf-8", "replace").splitlines()
     wave = np.concatenate(parts)
-    problem = next((line for line in lines if line), "no message from ffmpeg")
+    lines = [line.split("] ")[-1].strip() for line in lines]
+    problem = next(filter(None, lines), "no message from ffmpeg")
     if any("does not contain any stream" in line for line in lines):
         raise ValueError(f"{path!r} has no sound track: give a file with sound in it")
     if failed and not len(wave):
@@ -96,10 +93,8 @@ def decode(path, channel=None):
             f"ffmpeg cannot read sound from {path!r} ({problem}): convert it to a wav or mp3 file"
         )
     if failed:
-        print(
-            f"warning: {path!r} is damaged ({problem}): {len(wave) / SR:.2f} s could be read",
-            file=sys.stderr,
-        )
+        left = f"{len(wave) / SR:.2f} s could be read"
+        print(f"warning: {path!r} is damaged ({problem}): {left}", file=sys.stderr)
     return wave, energy
 
 
@@ -116,13 +111,7 @@ def load_audio(path):
     floats on a scale of 32768.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        why = (
-            "is a directory, not a sound file"
-            if os.path.isdir(path)
-            else "does not exist or is not a file"
-        )
-        raise ValueError(f"{path!r} {why}: check the path")
+    check_file(path, "a sound file")
     with open(path, "rb") as file:
         if file.read(64).lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconcat")):
             raise ValueError(
@@ -131,8 +120,7 @@ def load_audio(path):
     wave, energy = decode(path)
     if not np.isfinite(energy).all():
         raise ValueError(
-            f"{path!r} contains NaN or infinite samples: export it again, for example as a 16-bit "
-            "wav"
+            f"{path!r} contains NaN or infinite samples: export it again, such as to a 16-bit wav"
         )
     if energy[-1] < 0.1 * energy.max():
         wave, _ = decode(path, int(energy.argmax()))
@@ -149,31 +137,43 @@ def load_audio(path):
     return wave
 
 
-def is_hdr(path):
-    """Whether a video's curve is HLG or PQ, as phones record it."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-protocol_whitelist"]
-    run = subprocess.run([*command, "file", "-i", "file:" + os.fspath(path)], capture_output=True)
-    streams = [line for line in run.stderr.splitlines() if b"Stream" in line and b"Video:" in line]
-    return any(curve in line for line in streams for curve in (b"arib-std-b67", b"smpte2084"))
+HDR_CURVES = b"arib-std-b67", b"smpte2084"  # HLG and PQ, as phones record it
+WIDE = b"/bt2020/", b"/smpte432/", b"/smpte431/"  # primaries: BT.2020, and Display P3
+
+
+def colours_of(path):
+    """What ffmpeg says of a video's colours -> the filters that bring them to BT.709: HDR with its
+    reference white (BT.2408: 203 nits) as white."""
+    run = subprocess.run([*ffmpeg_call("-v", "info"), *source(path)], capture_output=True)
+    lines = [line for line in run.stderr.splitlines() if b"Stream" in line and b"Video:" in line]
+    if any(curve in line for line in lines for curve in HDR_CURVES):
+        tone = "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
+        return tone + "zscale=t=bt709:m=bt709:r=tv,format=yuv420p,"
+    if any(primaries in line for line in lines for primaries in WIDE):
+        return "zscale=tin=bt709:p=bt709:t=bt709:m=bt709:r=tv,format=yuv420p,"
+    return ""
 
 
 def load_frames(path, size=SIZE):
-    """A video file -> (F, size, size, 3) uint8 RGB at 25 fps: the middle square, area-averaged; HDR
-    with its reference white (BT.2408: 203 nits) as white.
+    """A video file -> (F, size, size, 3) uint8 RGB at 25 fps: the middle square, area-averaged.
 
     fps=...:start_time=0 puts frame 0 where the file's clock starts, as load_audio does with the
     sound, so a track that starts late stays late. ffmpeg turns a phone's rotated video upright
     before the filters; sar is the shape of a pixel, so the crop is square on the screen even when
     it is not in pixels. Raises ValueError, one line, if nothing can be decoded."""
     video = f"fps={FPS}:start_time=0,crop='min(iw,ih/sar)':'min(ih,iw*sar)',"
-    if is_hdr(path):
-        video += "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
-        video += "zscale=t=bt709:m=bt709:r=tv,format=yuv420p,"
-    video += f"scale={size}:{size}:flags=area,format=rgb24"
-    # V: pictures, not cover art
-    command = ffmpeg_command(path, "-map", "0:V:0?", "-an", "-vf", video, "-f", "rawvideo")
-    result = subprocess.run(command, capture_output=True)
-    count = len(result.stdout) // (size * size * 3)
+    for colours in dict.fromkeys((colours_of(path), "")):
+        filters = f"{video}{colours}scale={size}:{size}:flags=area,format=rgb24"
+        # V: pictures, not cover art
+        out = ["-map", "0:V:0?", "-an", "-vf", filters, "-f", "rawvideo", "pipe:1"]
+        result = subprocess.run(ffmpeg_call(*source(path), *out), capture_output=True)
+        count = len(result.stdout) // (size * size * 3)
+        if count:
+            break
+        if colours:
+            print(
+                f"note: the colours of {os.fspath(path)!r} cannot be converted: taken as they are"
+            )
     if not count:
         raise ValueError(f"{os.fspath(path)!r} has no video that ffmpeg can read")
     pixels = np.frombuffer(result.stdout, np.uint8, count * size * size * 3)
@@ -183,14 +183,15 @@ def load_frames(path, size=SIZE):
 def to_srgb(image):
     """An image with an embedded colour profile -> its colours in sRGB; others as they are."""
     profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L", "P"):
         return image
-    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    plain = image.convert("RGBA") if image.mode == "P" else image
+    alpha = plain.getchannel("A") if plain.mode == "RGBA" else None
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        plain = image.convert("RGB") if alpha else image
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        plain = plain.convert("RGB") if alpha else plain
         srgb = ImageCms.createProfile("sRGB")
-        plain = ImageCms.profileToProfile(plain, source, srgb, outputMode="RGB")
+        plain = ImageCms.profileToProfile(plain, embedded, srgb, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):  # a broken profile, or one of another kind of image
         return image
     if alpha:
@@ -201,22 +202,21 @@ def to_srgb(image):
 def load_portrait(path):
     """Any image file -> (64, 64, 3) uint8: upright (EXIF), in sRGB, transparent parts white, the
     middle square. Raises ValueError."""
-    if not os.path.isfile(path):
-        why = "is a directory" if os.path.isdir(path) else "does not exist"
-        raise ValueError(f"{path!r} {why}: --image needs an image file")
-    if os.fspath(path).lower().endswith((".heic", ".heif")):
-        raise ValueError(f"{path!r} is HEIC, which is not read here: save it as JPEG or PNG")
+    check_file(path, "an image file")
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
             if image.mode in ("I", "F"):
-                raise ValueError("32-bit grey: save it as an 8-bit PNG")
+                raise ValueError("32-bit grey")
             if image.mode[0] == "I":  # 16-bit grey, which convert() would clip
                 image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
             image = to_srgb(image).convert("RGBA")
     except Exception as error:  # a broken file upsets each of Pillow's readers in its own way
+        with open(path, "rb") as file:
+            heic = file.read(12)[4:].startswith((b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf"))
+        why = "it is HEIC" if heic else " ".join(str(error).split())[:90]
         raise ValueError(
-            f"{path!r} is not an image that Pillow can read ({' '.join(str(error).split())[:90]})"
+            f"{path!r} is not an image that Pillow can read ({why}): save it as JPEG or PNG"
         ) from None
     if min(image.size) < SIZE:
         raise ValueError(
@@ -238,12 +238,12 @@ def write_video(path, chunks, n_frames, size, audio, smooth=True, caption=None):
 
     The sound goes through the same options as in load_audio, so it starts where the features did;
     apad and -t make it as long as the frames. -vn keeps cover art out, -map_chapters an audiobook's
-    length. "file:" as in ffmpeg_command: any name is a file's name.
+    length.
     """
     first = next(chunks)
     height, width = first.shape[1:3]
-    run = [imageio_ffmpeg.get_ffmpeg_exe(), *"-nostdin -v error -y -f rawvideo".split()]
-    run += f"-pix_fmt rgb24 -s {width}x{height} -r {FPS} -i pipe:0".split()
+    run = ffmpeg_call("-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}")
+    run += ["-r", str(FPS), "-i", "pipe:0"]
     scaler = "bicubic" if smooth else "neighbor"
     # in planar RGB: the scaler would halve colour's resolution of packed RGB before it enlarges
     video = f"[0:v]format=gbrp,scale={size * width // height}:{size}:flags={scaler}"
@@ -254,17 +254,15 @@ def write_video(path, chunks, n_frames, size, audio, smooth=True, caption=None):
             run += ["-loop", "1", "-r", str(FPS), "-i", line]
             video += "[v];[1:v]format=gbrp[c];[v][c]vstack"
         if path.suffix == ".mp4":
-            run += ["-vn", "-sn", "-dn", "-protocol_whitelist", "file"]
-            run += ["-i", "file:" + os.fspath(audio), "-max_error_rate", "1", "-af"]
+            run += ["-vn", "-sn", "-dn", *source(audio), "-max_error_rate", "1", "-af"]
             run += ["aresample=async=1:first_pts=0,aformat=channel_layouts=mono|stereo|5.1,apad"]
             run += "-c:a aac -b:a 160k -c:v libx264 -preset veryfast -crf 16".split()
             run += "-map_metadata -1 -map_chapters -1 -movflags +faststart".split()
             video += ",scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
         else:  # a palette for every frame: one for all would wait for the end
             run += ["-loop", "0"]
-            video += (
-                ",split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=none"
-            )
+            video += ",split[a][b];[a]palettegen=stats_mode=single[p]"
+            video += ";[b][p]paletteuse=new=1:dither=none"
         run += ["-filter_complex", video, "-t", str(n_frames / FPS), "file:" + os.fspath(path)]
         pipe = subprocess.Popen(run, stdin=subprocess.PIPE, stderr=log)
         with contextlib.suppress(BrokenPipeError), pipe as ffmpeg:

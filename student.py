@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import check_finite
+from common import HERE, check_finite
 from departures import noise_source
 from diffusion import add_noise, trailing_timesteps, x0_from_v
 from evaluation import metrics
@@ -23,7 +23,9 @@ from listener import Listener
 from parallel import average_gradients
 from teacher import hold_context
 
-READER = "checkpoints/metrics.pt"  # reads lips and heads from pixels; without it, no quick_eval
+READER = (
+    HERE / "checkpoints/metrics.pt"
+)  # reads lips and heads from pixels; without it, no quick_eval
 LIPS = ("jaw", "width", "rounding")
 
 

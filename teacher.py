@@ -171,7 +171,7 @@ def train(cfg, resume=False):
     # 5 resume
     parts = dict(model=model, ema=ema)
     parts |= {f"optimiser{i}": optimiser for i, optimiser in enumerate(optimisers)}
-    first = resume_training(cfg, "teacher", generator, **parts) if resume else 0
+    first = resume_training(cfg, "teacher", generator, cfg.steps, **parts) if resume else 0
     log, losses = Log(cfg.out, cfg, device, resume), []
     uniform, fresh = draws(cfg.batch, clips, generator)
 

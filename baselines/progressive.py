@@ -127,15 +127,15 @@ def train(cfg, resume=False):
     optimiser = adam(student, cfg.lr)
 
     # 5 resume
+    counts = [2**k for k in reversed(range(cfg.first_steps.bit_length() - 1))]  # 16, 8, 4, 2, 1
+    plan = [(n, i) for n in counts for i in range(cfg.round_steps)]
     parts = dict(student=student, teacher=teacher, ema=ema, optimiser=optimiser)
-    first = resume_training(cfg, "stage1", generator, **parts) if resume else 0
+    first = resume_training(cfg, "stage1", generator, len(plan), **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
     uniform, fresh = draws(cfg.batch, clips, generator)
     student_noise = noise_source(cfg.recipe, "student", fresh)
     bfloat16 = partial(torch.autocast, device.type, torch.bfloat16, cfg.bf16)
     guided = partial(guided_v, first_teacher, s_ref=S_REF, s_audio=S_AUDIO)
-    counts = [2**k for k in reversed(range(cfg.first_steps.bit_length() - 1))]  # 16, 8, 4, 2, 1
-    plan = [(n, i) for n in counts for i in range(cfg.round_steps)]
 
     # 6 loop
     for step in range(first, len(plan)):

@@ -6,4 +6,6 @@ python -m evaluation.film            a moving picture: the truth beside every mo
 python -m evaluation.plots           training curves, quality against evaluations, the ablation
 python -m evaluation.train_metrics   the networks that judge (metrics.py)
 python -m evaluation.phone_sheet     what the lips do on each kind of phone of a recording
+python -m evaluation.speed           where the time of sample.py goes
+python -m evaluation.eyes            which portraits keep their eyes
 """

@@ -24,7 +24,7 @@ import torch
 import distill_stage2
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
-from common import Parser, one_line_errors, parse, pick_device
+from common import HERE, Parser, one_line_errors, parse, pick_device
 from distill_stage1 import load_stage1
 from evaluation import metrics
 from evaluation import table as evaluate
@@ -176,16 +176,18 @@ def arguments(argv=None):
         "--clips", type=int, default=96, help="held-out clips of 28 frames (default: %(default)s)"
     )
     parser.add_argument(
-        "--metrics", default="checkpoints/metrics.pt", help="the judges (default: %(default)s)"
+        "--metrics",
+        default=HERE / "checkpoints/metrics.pt",
+        help="the judges (default: %(default)s)",
     )
-    parser.add_argument("--out", default="out/ablate")
+    parser.add_argument("--out", default=HERE / "out/ablate")
     parser.add_argument("--bf16", action="store_true", help="networks in bfloat16")
     parser.add_argument("--smoke", action="store_true", help="everything at toy size")
     args = parser.parse_args(argv)
     if min(args.seeds, args.clips) < 1 or not 0 < args.budget < float("inf"):
         parser.error("--seeds and --clips must be at least 1, --budget a finite number above 0")
     if args.smoke:
-        args.out = "out/smoke/ablate" if args.out == "out/ablate" else args.out
+        args.out = HERE / "out/smoke/ablate" if args.out == HERE / "out/ablate" else args.out
     return args
 
 

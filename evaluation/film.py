@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 import tiny_data
 from audio_features import FPS
 from autoencoder import load_autoencoder, to_pixels
-from common import Parser, one_line_errors, pick_device
+from common import HERE, Parser, one_line_errors, pick_device
 from evaluation.table import generate_videos, models
 from evaluation.truth import truth_of
+from media import caption_line
 
 ROWS = {"teacher": "teacher, 120", "stage1": "stage 1, 4", "stage2": "stage 2, 1"}
 CAPTION = 30  # pixels of the line under the pictures
@@ -36,24 +37,19 @@ def film(args):
             columns[ROWS[name]] = generate_videos(sampler, truth, ref, autoencoder, args.seed)[0]
     if len(columns) == 1:
         raise ValueError(f"no model's weights in {args.checkpoints}: train them first (see README)")
-    font, size = ImageFont.load_default(CAPTION * 0.6), args.size
-    pictures = []
+    size, line, pictures = args.size, caption_line(list(columns), args.size, CAPTION), []
     for k in range(0, n_frames, 2):
-        picture = Image.new("RGB", (size * len(columns), size + CAPTION), "white")
-        for i, (text, frames) in enumerate(columns.items()):
-            picture.paste(
-                Image.fromarray(frames[k]).resize((size, size), Image.BICUBIC), (i * size, 0)
-            )
-            place = (i + 0.5) * size, size + CAPTION / 2
-            ImageDraw.Draw(picture).text(place, text, fill="black", font=font, anchor="mm")
+        faces = [Image.fromarray(frames[k]) for frames in columns.values()]
+        row = np.concatenate([face.resize((size, size), Image.BICUBIC) for face in faces], 1)
+        picture = Image.fromarray(np.concatenate([row, line]))
         pictures.append(picture.quantize(128, dither=Image.Dither.NONE))  # small, and no crawling
     return pictures
 
 
 def main(argv=None):
     parser = Parser(__doc__)
-    parser.add_argument("--data", default="data/tiny", help="the toy set (default: %(default)s)")
-    parser.add_argument("--checkpoints", default="checkpoints")
+    parser.add_argument("--data", default=tiny_data.HOME, help="the toy set (default: %(default)s)")
+    parser.add_argument("--checkpoints", default=HERE / "checkpoints")
     parser.add_argument("--video", type=int, default=3, help="of the test split, from 0")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--size", type=int, default=168, help="pixels of each picture")

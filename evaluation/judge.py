@@ -88,7 +88,7 @@ class Judge:
         return sync_scores(*(torch.cat(p) for p in zip(*pairs)))
 
     def __call__(self, frames):
-        """-> (dict of numbers as table.METRICS, motion read or None)."""
+        """-> (dict of numbers as legend.METRICS, motion read or None)."""
         truth, own = self.truth, self.own
         (seen, read), (c, d, offset) = self.look(frames), self.sync(frames, truth.windows)
         row = dict(

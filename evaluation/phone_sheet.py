@@ -21,7 +21,7 @@ import torch
 import tiny_data
 from audio_features import FPS, ROWS, log_mel
 from autoencoder import load_autoencoder, to_pixels
-from common import Parser, one_line_errors, pick_device
+from common import HERE, Parser, one_line_errors, pick_device
 from evaluation import metrics
 from evaluation import table as evaluate
 from media import load_audio
@@ -35,41 +35,57 @@ KINDS = {  # IPA letters that a phone may begin with
     "spread vowel": "iɪeɛ",
     "fricative": "fvszʃʒθð",
 }
-SILENCES = " _ # h# sil sp spn pau silence <sil> <eps> <p:> [sil]".split(" ")  # of the aligners
-IPA = set(  # its letters, but for clicks
-    "abcdefghijklmnopqrstuvwxyzæçðøħŋœɐɑɒɓɔɕɖɗɘəɚɛɜɝɞɟɠɡɢɣɤɥɦɧɨɪɫɬɭɮɯɰɱɲɳɴɵɶɸɹɺɻɽɾʀʁʂʃʄʈʉʊʋʌʍʎʏʐ"
-    "ʑʒʔʕʘʙʛʜʝʟʡʢβθχ"
+# what aligners write where nobody speaks; in <>, [], () or {} as well
+SILENCES = " _ # h# #h sil sp spn nsn ssil pau pause silence eps epi silb sile <p:>".split(" ")
+VOWELS = "aeiouyæøœɐɑɒɔɘəɚɛɜɝɞɤɨɪɯɵɶʉʊʌʏ"
+PLOSIVES = "bcdgkpqtɖɟɡɢʈʔ"
+FRICATIVES = "fhsvxzçðħɕɣɦɬɮɸʁʂʃʐʑʒʕʝβθχ"
+GLIDES = "jlmnrwŋɥɹɻ"  # and what else may end a vowel's label
+OTHERS = "ɓɗɠɧɫɭɰɱɲɳɴɺɽɾʀʄʋʍʎʙʛʜʟʡʢ"
+# one phone of IPA: a vowel with what glides into it or after it, a consonant, an affricate
+PHONE = re.compile(
+    f"[{VOWELS}]{{1,3}}[{GLIDES}]?|[{PLOSIVES}][{PLOSIVES}{FRICATIVES}]?"
+    f"|[{FRICATIVES}{GLIDES}{OTHERS}]"
 )
-ARPABET = dict(  # what is not written as in IPA
+ARPABET = dict(  # -> IPA; TIMIT's closures of stops (pcl ...) as the stops
     pair.split("=")
     for pair in (
-        "aa=ɑ ae=æ ah=ʌ ao=ɔ aw=aʊ ax=ə axr=ɚ ay=aɪ ch=tʃ dh=ð dx=ɾ eh=ɛ el=l em=m en=n er=ɝ "
-        "ey=eɪ hh=h ih=ɪ ix=ɨ iy=i jh=dʒ ng=ŋ nx=ɾ ow=oʊ oy=ɔɪ q=ʔ r=ɹ sh=ʃ th=θ uh=ʊ uw=u "
-        "ux=ʉ wh=ʍ y=j zh=ʒ"
+        "aa=ɑ ae=æ ah=ʌ ao=ɔ aw=aʊ ax=ə ax-h=ə axr=ɚ ay=aɪ b=b bcl=b ch=tʃ d=d dcl=d dh=ð dx=ɾ "
+        "eh=ɛ el=l em=m en=n eng=ŋ er=ɝ ey=eɪ f=f g=g gcl=g hh=h hv=ɦ ih=ɪ ix=ɨ iy=i jh=dʒ k=k "
+        "kcl=k l=l m=m n=n ng=ŋ nx=ɾ ow=oʊ oy=ɔɪ p=p pcl=p q=ʔ r=ɹ s=s sh=ʃ t=t tcl=t th=θ uh=ʊ "
+        "uw=u ux=ʉ v=v w=w wh=ʍ y=j z=z zh=ʒ"
     ).split()
 )
 PORTRAITS = 2_000_124, 2_000_137, 2_000_140  # toy identities outside every split
 
 
+def from_arpabet(label):
+    """A label of ARPAbet, of any case, with or without its stress -> IPA letters, or None."""
+    return ARPABET.get(re.sub("[0-2]$", "", label.lower()))
+
+
+def from_ipa(label):
+    """A label in IPA -> its letters without length, stress, tone and diacritics, or None."""
+    letters = unicodedata.normalize("NFD", label)
+    letters = "".join(c for c in letters if unicodedata.category(c) in ("Ll", "Lu", "Lo"))
+    return letters if PHONE.fullmatch(letters) else None
+
+
 def spell(labels):
-    """Labels of one table, IPA or ARPAbet (of any case, with stress digits) -> their IPA letters,
-    none for a pause. Raises ValueError for a label that neither table knows."""
-    plain = [label.strip().lower() for label in labels]
-    arpabet = [re.sub(r"[0-2]$", "", label) for label in plain]
-    # ARPAbet is ASCII, and has vowels of two letters
-    if "".join(plain).isascii() and any(a in ARPABET and a[0] in "aeiou" for a in arpabet):
-        plain = [ARPABET.get(a, a) for a in arpabet]
-    spelt = []
-    for label, text in zip(labels, plain):
-        letters = "" if text in SILENCES else unicodedata.normalize("NFD", text)
-        letters = "".join(
-            c for c in letters if unicodedata.category(c)[0] == "L" and c not in "ˈˌːˑ"
-        )
-        letters = re.sub(r"[ʰʲʷˠˤⁿˡ]", "", letters)
-        if (text not in SILENCES and not letters) or set(letters) - IPA:
-            raise ValueError(f"no phone {label!r} in IPA or ARPAbet, and no pause of an aligner")
-        spelt.append(letters)
-    return spelt
+    """Labels of one table, all ARPAbet or all IPA -> their IPA letters, none for a pause. Raises
+    ValueError, naming a label that is neither: better no numbers than wrong ones."""
+    labels = [re.sub("_[BIES]$", "", label.strip()) for label in labels]  # Kaldi: place in the word
+    pauses = {x for x in labels if {x.lower(), x.lower().strip("<>[](){}")} & set(SILENCES)}
+    for table in from_arpabet, from_ipa:
+        spelt = ["" if label in pauses else table(label) for label in labels]
+        if None not in spelt:
+            return spelt
+    unknown = [label for label, letters in zip(labels, spelt) if letters is None]
+    label = min(unknown, key=lambda label: from_arpabet(label) is not None)  # of neither, if any
+    raise ValueError(
+        f"no phone {label!r} in IPA or ARPAbet, and no pause of an aligner: write it in one of "
+        "them, or leave its row out"
+    )
 
 
 def kind_of(letters):
@@ -191,7 +207,7 @@ def arguments(argv=None):
         default="teacher,stage1,stage2",
         help="rows of python -m evaluation (default: %(default)s)",
     )
-    parser.add_argument("--checkpoints", default="checkpoints")
+    parser.add_argument("--checkpoints", default=HERE / "checkpoints")
     parser.add_argument("--out", default="phones.png", help="the sheet (default: %(default)s)")
     return parser.parse_args(argv)
 

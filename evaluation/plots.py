@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from common import Parser, one_line_errors
+from common import HERE, Parser, one_line_errors
 
 matplotlib.use("Agg")  # files only: no window, no screen
 from matplotlib import pyplot as plt  # noqa: E402
@@ -123,10 +123,12 @@ def save(figure, path):
 
 def main(argv=None):
     parser = Parser(__doc__)
-    parser.add_argument("--logs", default="checkpoints", help="folder of NAME.log.jsonl")
+    parser.add_argument("--logs", default=HERE / "checkpoints", help="folder of NAME.log.jsonl")
     parser.add_argument("--table", help="JSON of python -m evaluation")
     parser.add_argument("--ablation", help="JSON of python -m evaluation.ablate")
-    parser.add_argument("--out", default="docs", help="folder of the pictures (default: docs)")
+    parser.add_argument(
+        "--out", default=HERE / "docs", help="folder of the pictures (default: %(default)s)"
+    )
     with one_line_errors():
         args = parser.parse_args(argv)
         out, made = Path(args.out), []

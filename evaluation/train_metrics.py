@@ -201,6 +201,10 @@ def train(cfg, resume=False):
     motion = torch.from_numpy(np.array(data.motion)).to(device)
     mean, std = (motion.mean(0), motion.std(0)) if len(motion) else (0, 1)
 
+    moving = np.delete((data.frames[1:] != data.frames[:-1]).any((1, 2, 3)), data.starts[1:-1] - 1)
+    if not moving.any():
+        raise ValueError(f"the clips of {cfg.data} do not move: give videos of faces that speak")
+
     # 3 networks; 4 optimisers are made in fit()
     nets = {
         name: net().to(device, memory_format=torch.channels_last)
@@ -216,11 +220,13 @@ def train(cfg, resume=False):
     progress, saved = f"{cfg.out}/last.pt", {"kind": "metrics"}
     if resume:
         saved = load_checkpoint(progress, "metrics")
-        same_run(cfg, saved["config"], progress)
+        same_run(cfg, saved["config"], progress, saved.get("data"))
     elif cfg.only:
         saved = load_checkpoint(cfg.weights, "metrics")
-    saved["config"] = asdict(cfg)
+    saved |= dict(config=asdict(cfg), data=tiny_data.fingerprint(cfg.data))
     todo = [cfg.only] if cfg.only else [n for n in nets if n not in saved]
+    if not todo:
+        print(f"{progress} is finished: train one of its networks again with --only NAME")
     log = Log(cfg.out, cfg, device, resume or bool(cfg.only))
     run = Run(cfg, data, held_out, mean, std, generator, device, log)
     for name, net in nets.items():

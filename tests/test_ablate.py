@@ -4,6 +4,7 @@ import pytest
 import test_distill_stage2
 from helpers import SHIPPED, prepare, small_unet
 
+import common
 import distill_stage2
 from common import save_checkpoint
 from evaluation import ablate
@@ -35,6 +36,7 @@ def test_what_could_not_be_measured_is_left_empty():
 
 def test_what_cannot_be_measured_is_not_trained(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(prepare(tmp_path, "stage1", videos=1, frames=16))
+    monkeypatch.setattr(common, "HERE", tmp_path)
     monkeypatch.setattr(distill_stage2, "SMOKE", test_distill_stage2.SMALL)
     monkeypatch.setattr(distill_stage2, "train", None)
     with pytest.raises(SystemExit) as stop:
@@ -65,6 +67,7 @@ def test_two_variants_are_trained_as_they_say_and_measured_and_a_second_run_trai
         )
 
     monkeypatch.chdir(prepare(tmp_path, "stage1", videos=1, frames=16))
+    monkeypatch.setattr(common, "HERE", tmp_path)
     monkeypatch.setattr(distill_stage2, "SMOKE", test_distill_stage2.SMALL)
     monkeypatch.setattr(distill_stage2, "train", train)
     line = [

@@ -6,7 +6,7 @@ import pytest
 
 import media
 from audio_features import FRAME, audio_windows
-from media import is_hdr, load_frames
+from media import colours_of, load_frames
 from tiny_data.clips import load_folder
 
 # Black, then white from t = 1 s; a 1 kHz tone from t = 1 s.
@@ -156,13 +156,39 @@ def test_hdr_clips_keep_the_colours_of_their_sdr_original(tmp_path, monkeypatch,
     flags = ["-c:v", "libx265", "-crf", "2", "-x265-params", "log-level=none"]
     flags += ["-color_primaries", "bt2020", "-color_trc", curve, "-colorspace", "bt2020nc"]
     ffmpeg("-i", tmp_path / "sdr.mp4", "-vf", up, *flags, tmp_path / "hdr.mp4")
-    assert is_hdr(tmp_path / "hdr.mp4") and not is_hdr(tmp_path / "sdr.mp4")
+    assert colours_of(tmp_path / "hdr.mp4") and not colours_of(tmp_path / "sdr.mp4")
     sdr, hdr = (load_frames(tmp_path / f"{n}.mp4").astype(float) for n in ("sdr", "hdr"))
-    monkeypatch.setattr(media, "is_hdr", lambda path: False)
+    monkeypatch.setattr(media, "colours_of", lambda path: "")
     ignored = load_frames(tmp_path / "hdr.mp4").astype(float)
     strength = [(x.max(-1) - x.min(-1)).mean() for x in (sdr, hdr, ignored)]
     assert sdr.shape == hdr.shape and np.abs(sdr - hdr).mean() < 13  # blurred by 4:2:0, twice
     assert abs(strength[1] / strength[0] - 1) < 0.12 and strength[2] / strength[0] < 0.85  # grey
+
+
+@pytest.mark.parametrize("primaries, matrix", [("bt2020", "bt2020nc"), ("smpte432", "bt709")])
+def test_wide_gamut_clips_keep_their_colours_too(tmp_path, monkeypatch, primaries, matrix):
+    """What phones record with HDR switched off: BT.2020 or Display P3, the usual curve."""
+    bars = ["-f", "lavfi", "-i", "smptebars=s=128x128:d=0.2:r=25", "-pix_fmt", "yuv444p"]
+    tags = ["-color_trc", "bt709", "-crf", "2", "-color_primaries"]
+    usual = ["-vf", "scale=out_color_matrix=bt709", *tags, "bt709", "-colorspace", "bt709"]
+    ffmpeg(*bars, *usual, tmp_path / "usual.mp4")
+    up = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv,"
+    up += f"zscale=p={primaries}:t=bt709:m={matrix}:r=tv,format=yuv444p"
+    wide = ["-vf", up, *tags, primaries, "-colorspace", matrix]
+    ffmpeg("-i", tmp_path / "usual.mp4", *wide, tmp_path / "wide.mp4")
+    usual, wide = (load_frames(tmp_path / f"{n}.mp4").astype(float) for n in ("usual", "wide"))
+    monkeypatch.setattr(media, "colours_of", lambda path: "")
+    ignored = load_frames(tmp_path / "wide.mp4").astype(float)
+    assert np.abs(usual - wide).mean() < min(6, 0.7 * np.abs(usual - ignored).mean())
+
+
+def test_a_clip_whose_colours_cannot_be_converted_is_read_as_it_is_with_a_note(
+    folder, monkeypatch, capsys
+):
+    plain = load_frames(folder / "b talk.mp4")
+    monkeypatch.setattr(media, "colours_of", lambda path: "zscale=p=bt709:pin=ycgco,")
+    assert (load_frames(folder / "b talk.mp4") == plain).all()
+    assert capsys.readouterr().out.count("note: ") == 1
 
 
 def test_videos_in_a_folder_below_are_found_but_not_taken(tmp_path):

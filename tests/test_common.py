@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -5,11 +6,14 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 import common
+import teacher
+import tiny_data
 from common import (
     Log,
     Options,
@@ -21,6 +25,7 @@ from common import (
     parse,
     pick_device,
     resume_training,
+    same_run,
     save_checkpoint,
     save_training,
     update_ema,
@@ -134,6 +139,65 @@ def test_resume_goes_on_with_the_same_run_only_and_says_what_was_other(tmp_path)
         resume_training(cfg, "thing", generator, ema=ema)
     with pytest.raises(ValueError, match="nowhere/last.pt to go on from"):
         resume_training(replace(cfg, out="nowhere"), "thing", generator, ema=ema)
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "change", "none"])
+def test_a_run_goes_on_with_the_clips_that_it_was_trained_on_only(tmp_path, monkeypatch, change):
+    """Other clips would also be held out: what was trained on would be tested on."""
+    clips = [(f"{k}.mp4", np.full((2, 8, 8, 3), k, np.uint8), np.zeros(99)) for k in range(3)]
+    monkeypatch.setattr(tiny_data, "own_clips", lambda folder: clips)
+    cfg, generator = Config(out=str(tmp_path), data=str(tmp_path)), torch.Generator()
+    save_training(cfg, "thing", 7, generator, ship=False, ema=torch.nn.Linear(2, 2))
+    other = dict(
+        add=[*clips, ("3.mp4", *clips[0][1:])],
+        remove=clips[:2],
+        change=[*clips[:2], ("2.mp4", clips[2][1], np.ones(99))],
+        none=clips,
+    )
+    monkeypatch.setattr(tiny_data, "own_clips", lambda folder: other[change])
+    go_on = lambda: resume_training(cfg, "thing", generator, ema=torch.nn.Linear(2, 2))
+    if change == "none":
+        assert go_on() == 7
+    else:
+        with pytest.raises(ValueError, match=f"{3 if change == 'add' else 2}.mp4.*put it back"):
+            go_on()
+
+
+def test_a_toy_set_that_was_built_anew_is_another_data_set(tmp_path):
+    seen = []
+    for text in "one", "two":
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / "train" / "phones.json").write_text(text)
+        seen.append(tiny_data.fingerprint(str(tmp_path)))
+    assert seen[0] != seen[1] == tiny_data.fingerprint(f"{tmp_path}/")
+    assert tiny_data.fingerprint("none") == {}
+
+
+def test_a_finished_run_says_so_and_how_to_go_on(tmp_path, capsys):
+    @dataclass
+    class Phases(Options):  # as stage 2: no --steps
+        out: str = str(tmp_path)
+
+    generator, ema = torch.Generator(), torch.nn.Linear(2, 2)
+    for cfg, how in (Config(out=str(tmp_path)), "more --steps"), (Phases(), "no more updates"):
+        save_training(cfg, "thing", 7, generator, ship=False, ema=ema)
+        for total, said in (9, "going on from step 7"), (7, "finished, at step 7"):
+            resume_training(cfg, "thing", generator, total, ema=ema)
+            told = capsys.readouterr().out
+            assert said in told and told.count("\n") == 1 and (how in told) == (total == 7)
+
+
+def test_paths_that_are_not_given_are_the_repositorys_and_given_ones_are_ones_own(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    cfg, _ = parse(teacher.Config, "", {}, ["--out", "mine/x"])
+    assert cfg.out == "mine/x" and cfg.recipe == "toy" and cfg.device == "auto"
+    assert cfg.data == str(common.HERE / "data/tiny") and Path(cfg.autoencoder).is_file()
+    monkeypatch.chdir(common.HERE)
+    at_home, _ = parse(teacher.Config, "", {}, ["--out", "mine/x"])
+    assert at_home.data == "data/tiny"
+    same_run(cfg, dataclasses.asdict(at_home), "last.pt")  # and it goes on from anywhere
 
 
 def test_ema_of_a_constant_is_that_constant_and_warms_up():

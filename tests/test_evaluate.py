@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import SHIPPED, small_unet
+from helpers import SHIPPED, condition, small_unet
 from PIL import Image
 
 import teacher
@@ -17,6 +17,7 @@ from departures import noise_source
 from evaluation import film, metrics, speed, truth
 from evaluation import table as evaluate
 from evaluation.judge import Judge
+from evaluation.legend import SHOWN
 from latents import Cond
 from teacher import ddim_sample
 from tiny_data import FIRST_SEED, SPLITS
@@ -282,7 +283,7 @@ def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_coun
     coder = SimpleNamespace(decode=lambda z: spend("decode", 0.1) or torch.zeros(16, 3, 64, 64))
     ms = speed.speeds(
         {"slow": model("slow", 0.3), "quick": model("quick", 0.1)},
-        judge.truth,
+        judge.truth.windows,
         torch.zeros(1, 16, 8, 8),
         coder,
         CPU,
@@ -308,6 +309,17 @@ def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_coun
         == pytest.approx(100 / 12 + 200 / 16)
         == pytest.approx(40 / ms["quick"]["rtf"])
     )
+
+
+def test_the_floor_counts_the_networks_operations_and_measures_in_turns():
+    model, cond = UNet(16), condition(1)
+    operations, ms, rates = speed.floor(model, cond, CPU, rounds=1)
+    grown, _, _ = speed.floor(UNet(32), cond, CPU, rounds=1)
+    assert 2 < grown / operations < 4  # quadratic in the width but for attention and the ends
+    assert rates["network"] == pytest.approx(1000 * operations / ms)
+    assert rates.keys() == {"network", "product", "convolution"}
+    spent = speed.shares(model, cond, CPU)
+    assert sum(share for _, share in spent) <= 1 and spent == sorted(spent, key=lambda s: -s[1])
 
 
 # ---------------------------------------------------------------- the command
@@ -368,6 +380,17 @@ def test_json_and_markdown_hold_every_row_and_number(place, capsys, monkeypatch)
     )
 
 
+def test_a_single_clip_of_16_frames_is_refused_with_advice_that_helps(place, capsys):
+    tiny_data.build(place / "one", "test", 1)
+    line = ["--data", str(place / "one"), "--checkpoints", str(place / "checkpoints")]
+    for flags, advice in ([["--quick"], "leave --quick out"], [["--frames", "16"], "more --clips"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            evaluate.main([*line, *flags])
+        said = capsys.readouterr().err
+        assert advice in said and said.count("\n") == 1
+
+
 def test_own_clips_are_judged_without_ground_truth(place, judge, monkeypatch):
     videos = tiny_data.load(place / "data", "test")
     monkeypatch.setattr(
@@ -408,7 +431,7 @@ def test_own_clips_are_judged_without_ground_truth(place, judge, monkeypatch):
 def test_the_legend_explains_every_number_of_the_table(capsys):
     evaluate.main(["--legend"])
     printed = capsys.readouterr().out
-    assert all(f"`{k}`" in printed for k in [*WANTED[1:], *evaluate.SHOWN])
+    assert all(f"`{k}`" in printed for k in [*WANTED[1:], *SHOWN])
 
 
 def test_bad_arguments_end_with_one_line(place, capsys):

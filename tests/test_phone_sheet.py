@@ -28,7 +28,7 @@ def test_a_phone_s_kind_is_that_of_its_first_letter():
     assert found[5:] == ["pause", "pause", None, None, "m b p", None]
 
 
-@pytest.mark.parametrize("silence", phone_sheet.SILENCES)
+@pytest.mark.parametrize("silence", [*phone_sheet.SILENCES, "[sil]", "(sp)", "{pau}", "<eps>"])
 def test_the_silences_of_aligners_are_pauses_and_no_fricatives_or_plosives(silence):
     assert kinds(silence, silence.upper(), "ɑ") == ["pause", "pause", "open vowel"]
 
@@ -43,10 +43,35 @@ def test_a_precomposed_letter_is_its_base_and_its_accent():
     assert kinds("\u00e3", "a\u0303", "\u1ebd") == ["open vowel", "open vowel", "spread vowel"]
 
 
-@pytest.mark.parametrize("label", ["?", "@", "щ", "4"])
+@pytest.mark.parametrize(
+    "labels, want",
+    [
+        ("pcl p eng epi ax-h hv h#", ["m b p", "m b p", None, "pause", None, None, "pause"]),
+        ("SIL_S M_B AX_I AA1_E", ["pause", "m b p", None, "open vowel"]),  # Kaldi
+        ("M B P SIL", ["m b p"] * 3 + ["pause"]),
+        ("silB m a u silE", ["pause", "m b p", "open vowel", "round vowel", "pause"]),  # Julius
+        ("<sil> (sp) {SIL} [SIL] ɑ", ["pause"] * 4 + ["open vowel"]),
+        ("sil ɑː aj ow bʲ tʃ n̩ spn", ["pause", *["open vowel"] * 2, "round vowel", "m b p"]),
+        ("ɔːɹ aɪə əl t͡ʃ ɑ̃˥ ɛ˞", ["round vowel", "open vowel", None, None, "open vowel"]),
+    ],
+)
+def test_the_labels_of_usual_aligners_have_the_kinds_that_they_mean(labels, want):
+    assert kinds(*labels.split())[: len(want)] == want
+
+
+@pytest.mark.parametrize(
+    "label", "? @ щ 4 E ａ unk oov br brth noise laughter <usb> ang4 m-ɑ+b".split()
+)
 def test_a_label_that_nobody_knows_is_named(label):
-    with pytest.raises(ValueError, match=re.escape(repr(label))):
-        phone_sheet.spell(["m", label])
+    for others in ["m"], ["ɑ", "sil"], ["AA1", "M"]:
+        with pytest.raises(ValueError, match=re.escape(repr(label))):
+            phone_sheet.spell([*others, label])
+
+
+@pytest.mark.parametrize("labels", [["AA1", "ɑ"], ["V", "E"], ["ow", "ER0", "ʃ"]])
+def test_a_table_that_mixes_alphabets_or_is_in_another_one_is_refused(labels):
+    with pytest.raises(ValueError, match="in IPA or ARPAbet"):
+        phone_sheet.spell(labels)
 
 
 def test_the_shipped_student_opens_on_open_vowels_and_shuts_on_m_b_p(tmp_path):

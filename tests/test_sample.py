@@ -2,6 +2,7 @@ import math
 import os
 import re
 import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -434,6 +435,18 @@ def test_an_embedded_profile_is_minded_and_a_broken_one_is_not(tmp_path):
     assert (load_portrait(str(tmp_path / "broken.png")) == plain).all()
 
 
+@pytest.mark.parametrize("mode", ["P", "RGBA", "RGB"])
+def test_an_embedded_profile_is_minded_in_every_kind_of_png(tmp_path, mode):
+    face = Image.fromarray(toy_portrait(2_000_003)).quantize(64).convert("RGB")
+    srgb = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, green = srgb.index(b"rXYZ"), srgb.index(b"gXYZ")
+    srgb[red : red + 4], srgb[green : green + 4] = b"gXYZ", b"rXYZ"
+    other = face.quantize(256) if mode == "P" else face.convert(mode)
+    other.save(tmp_path / "swapped.png", icc_profile=bytes(srgb))
+    made = load_portrait(str(tmp_path / "swapped.png")).astype(int)
+    assert np.abs(made[..., [1, 0, 2]] - np.asarray(face)).mean() < 3
+
+
 def test_an_embedded_profile_leaves_transparency_alone(tmp_path):
     face = Image.fromarray(toy_portrait(2_000_003)).convert("RGBA")
     face.putalpha(Image.linear_gradient("L").resize((64, 64)))
@@ -444,10 +457,11 @@ def test_an_embedded_profile_leaves_transparency_alone(tmp_path):
     assert np.abs(plain.astype(int) - other).max() <= 2
 
 
-def test_a_heic_is_named_with_what_to_do(tmp_path):
-    (tmp_path / "me.HEIC").write_bytes(b"....ftypheic")
-    with pytest.raises(ValueError, match="save it as JPEG or PNG"):
-        load_portrait(str(tmp_path / "me.HEIC"))
+@pytest.mark.parametrize("name, brand", [("me.HEIC", b"heic"), ("me.jpg", b"mif1")])
+def test_a_heic_is_named_with_what_to_do_whatever_it_is_called(tmp_path, name, brand):
+    (tmp_path / name).write_bytes(b"....ftyp" + brand)
+    with pytest.raises(ValueError, match="it is HEIC.*save it as JPEG or PNG"):
+        load_portrait(str(tmp_path / name))
 
 
 def test_portrait_is_upright_square_and_opaque(tmp_path):
@@ -536,6 +550,20 @@ def assert_fails(call, capfd, code=2):
 def test_bad_input_gives_one_line_and_no_file(run, folder, options, capfd):
     assert assert_fails(lambda: run(*options.format(folder).split()), capfd).startswith("error: ")
     assert os.listdir() == []
+
+
+def test_a_file_is_read_through_stdin_and_a_pipe_is_refused(folder, tmp_path):
+    """ffmpeg, which reads the sound again for the video, has the frames at its own stdin."""
+    out, line = tmp_path / "talk.mp4", [sys.executable, sample.__file__, "--audio", "/dev/stdin"]
+    line += ["--model", "teacher", "--steps", "1", "--device", "cpu", "--out", out]
+    line += ["--weights", folder / "teacher.pt", "--autoencoder", folder / "autoencoder.pt"]
+    with open(folder / "sound.wav", "rb") as file:
+        assert not subprocess.run(line, stdin=file, capture_output=True).returncode
+    assert len(load_frames(out)) == 20 and len(load_audio(out)) >= len(sound(20))
+    read, write = os.pipe()
+    with open(read) as pipe, open(write, "wb"):
+        done = subprocess.run(line, stdin=pipe, capture_output=True)
+    assert done.returncode == 2 and b"is a pipe" in done.stderr and done.stderr.count(b"\n") == 1
 
 
 def test_a_link_keeps_pointing_at_what_is_written(run, tmp_path):

@@ -8,6 +8,7 @@ import distill_stage1
 import distill_stage2
 import teacher
 import tiny_data
+from common import HERE
 from evaluation import table as evaluate
 from evaluation import train_metrics
 from tiny_data import FIRST_SEED, SPLITS, VIDEO_FRAMES, build, load, make_video
@@ -129,9 +130,10 @@ def test_no_name_is_not_the_folder_one_is_in():
 
 def test_the_scripts_folder_and_an_empty_one_get_the_toy_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tiny_data, "HOME", tmp_path / "data/tiny")
     monkeypatch.setitem(SPLITS, "val", 1)
     (tmp_path / "empty").mkdir()
-    assert all(len(load(folder, "val").starts) == 2 for folder in (tiny_data.HOME, "empty"))
+    assert all(len(load(folder, "val").starts) == 2 for folder in ("data/tiny", "empty"))
 
 
 def test_every_script_looks_for_the_toy_set_where_it_is_built():
@@ -139,11 +141,19 @@ def test_every_script_looks_for_the_toy_set_where_it_is_built():
         script.Config().data
         for script in (autoencoder, teacher, train_metrics, distill_stage1, distill_stage2)
     ] + [evaluate.arguments([]).data]
-    assert set(defaults) == {str(tiny_data.HOME)}
+    assert {str(HERE / name) for name in defaults} == {str(tiny_data.HOME)}
 
 
 @pytest.mark.parametrize(
-    "left", ["train.123.tmp/frames.npy", "val.9.old/x", "train.png", ".DS_Store"]
+    "left",
+    [
+        "train.123.tmp/frames.npy",
+        "val.9.old/x",
+        "train.png",
+        ".DS_Store",
+        "Thumbs.db",
+        "__MACOSX/x",
+    ],
 )
 def test_what_a_killed_build_or_a_system_left_does_not_stop_the_toy_set(tmp_path, left):
     (tmp_path / left).parent.mkdir(exist_ok=True)
@@ -151,6 +161,17 @@ def test_what_a_killed_build_or_a_system_left_does_not_stop_the_toy_set(tmp_path
     assert len(load(tmp_path, "val", 1).starts) == 2
     (tmp_path / "notes.txt").write_text("mine")
     assert len(load(tmp_path, "train", 1).starts) == 2  # beside the split that is there
+
+
+def test_an_empty_split_is_built_and_a_broken_one_is_named(tmp_path):
+    (tmp_path / "val").mkdir()
+    assert len(load(tmp_path, "val", 1).starts) == 2
+    (tmp_path / "val/frames.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="val is damaged: delete it"):
+        load(tmp_path, "val", 1)
+    (tmp_path / "val/phones.json").unlink()
+    with pytest.raises(ValueError, match="exists but is not a toy set"):
+        load(tmp_path, "val", 1)
 
 
 def test_a_folder_of_other_things_is_not_built_over(tmp_path):

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +25,8 @@ from tqdm import tqdm
 
 from audio_features import FPS, audio_windows, log_mel
 from tiny_data import faces
-from tiny_data.clips import load_folder
+from tiny_data.clips import is_video, load_folder
 from tiny_data.phones import lips
-from tiny_data.voice import synthesise_speech
 
 SPLITS = {
     "train": 1080,
@@ -39,7 +39,7 @@ FIRST_SEED = {
     "test": 2_000_000,
 }  # disjoint for identities, motions and utterances
 VIDEO_FRAMES = 80  # 3.2 s
-HOME = Path("data/tiny")  # where the scripts look for it
+HOME = Path(__file__).resolve().parents[1] / "data/tiny"  # where the scripts look for it
 
 
 class Videos(NamedTuple):
@@ -63,6 +63,8 @@ class Videos(NamedTuple):
 def make_video(seed, n_frames=VIDEO_FRAMES):
     """One toy video, all of it determined by the seed -> frames, mel, wave, motion, phones as in
     Videos."""
+    from tiny_data.voice import synthesise_speech  # SciPy's signal package: a second to import
+
     wave, phones = synthesise_speech(seed, n_frames / FPS)
     move = faces.motion(seed, lips(phones, (np.arange(n_frames) + 0.5) / FPS))
     return faces.render(faces.identity(seed), move), log_mel(wave), wave, move, phones
@@ -72,7 +74,8 @@ def build(folder, split, n_videos=None, seed=0):
     """Make one split in folder/split, in parallel, and a contact sheet beside it. Atomic: a stopped
     build leaves nothing."""
     folder, n = Path(folder), n_videos or SPLITS[split]
-    if (folder / split).exists() and not (folder / split / "phones.json").exists():
+    toy = (folder / split / "phones.json").exists()
+    if (folder / split).exists() and not toy and os.listdir(folder / split):
         raise ValueError(
             f"{folder / split} exists but is not a toy set; it was left unchanged: choose another "
             "folder"
@@ -122,8 +125,12 @@ def save(folder, videos):
 
 def left_over(path):
     """Whether a file or folder in --data is what a killed build or an operating system left."""
-    sheet = path.name in [f"{split}.png" for split in SPLITS]
-    return sheet or path.suffix in (".tmp", ".old") or path.name.startswith(".")
+    name = path.name.lower()
+    if name in SPLITS:  # empty or half of it: build() may say so
+        return path.is_dir() and not any(is_video(inner.name) for inner in path.iterdir())
+    known = [f"{split}.png" for split in SPLITS]
+    known += ["thumbs.db", "desktop.ini", "__macosx", "lost+found"]
+    return name in known or path.suffix in (".tmp", ".old") or name.startswith(".")
 
 
 @functools.lru_cache(maxsize=1)
@@ -131,6 +138,15 @@ def own_clips(folder):
     """All clips of a folder that can be read, decoded once for all splits: [(name, frames, wave),
     ...]."""
     return load_folder(folder, 1)
+
+
+def fingerprint(data):
+    """{name: checksum} of what a training on `data` sees, as it was read: of each of your own
+    clips, or of the toy set's utterances; {} where there is no such folder."""
+    if (toy := Path(data, "train", "phones.json")).exists():
+        return {"the toy set": zlib.crc32(toy.read_bytes())}
+    clips = own_clips(str(Path(data))) if os.path.isdir(data) else []
+    return {name: zlib.crc32(wave, zlib.crc32(frames)) for name, frames, wave in clips}
 
 
 def load(data, split, n_videos=0, min_frames=20):
@@ -147,7 +163,7 @@ def load(data, split, n_videos=0, min_frames=20):
     if data == "":  # Path("") is the folder that one happens to be in
         raise ValueError("--data is empty: name a folder")
     data = Path(data)
-    if not data.exists() and data != HOME and not n_videos:  # a mistyped name
+    if not data.exists() and data.absolute() != HOME and not n_videos:  # a mistyped name
         raise ValueError(
             f"no folder {str(data)!r}: name one of video clips, or make the toy set there (python "
             f"-m tiny_data --out {data})"
@@ -157,8 +173,13 @@ def load(data, split, n_videos=0, min_frames=20):
         if not (data / split / "phones.json").exists():
             print(f"no data in {data / split}: building the toy set there")
             build(data, split, n_videos)
-        arrays = {f: np.load(data / split / f"{f}.npy") for f in Videos._fields if f != "phones"}
-        return Videos(**arrays, phones=json.loads((data / split / "phones.json").read_text()))
+        fields = [f for f in Videos._fields if f != "phones"]
+        try:
+            arrays = {f: np.load(data / split / f"{f}.npy") for f in fields}
+            phones = json.loads((data / split / "phones.json").read_text())
+        except (OSError, ValueError, EOFError):  # half a copy
+            raise ValueError(f"{data / split} is damaged: delete it, it is built again") from None
+        return Videos(**arrays, phones=phones)
     clips = own_clips(str(data))
     k = max(1, len(clips) // 10)
     part = {"train": clips[: -2 * k], "val": clips[-2 * k : -k], "test": clips[-k:]}[split] or clips

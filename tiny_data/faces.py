@@ -127,7 +127,7 @@ def _capsule(x, y, half, r):
     return np.sqrt((np.maximum(np.abs(x) - half, 0)) ** 2 + y * y) - r
 
 
-def _turned(x, y, a):
+def turned(x, y, a):
     """Rotate coordinates by the angle a (radians)."""
     c, s = np.cos(a), np.sin(a)
     return c * x + s * y, c * y - s * x
@@ -160,7 +160,7 @@ def render(who, m):
     ramp = np.clip(0.5 + ramp / 80, 0, 1)[..., None]
     image[...] = who["back"] * (1 - ramp) + who["back2"] * ramp
     # head coordinates: origin between eyes and nose
-    x, y = _turned(px - 32 - hx, py - 31 - hy, roll)
+    x, y = turned(px - 32 - hx, py - 31 - hy, roll)
     w, h = who["head_w"], who["head_h"]
     if who["style"] == "long":
         paint(_ellipse(x, y - 7, w + 4.5, h + 7), who["hair"] * 0.8)
@@ -207,7 +207,7 @@ def render(who, m):
     # eyes: white, iris, pupil, glint, all clipped by the lids; a blink closes the opening down to
     # the lash line
     for side in (-1, 1):
-        ex, ey = _turned(
+        ex, ey = turned(
             fx - side * who["eye_dx"] * (1 - 0.10 * side * turn),
             y - who["eye_y"],
             side * -who["eye_tilt"],
@@ -222,7 +222,7 @@ def render(who, m):
         edge = (2 * blink - 1) * who["eye_h"]  # the upper lid's lash line: an arc that comes down
         arc = ey - edge * (1 - (ex / (who["eye_w"] + 0.6)) ** 2)
         paint(np.maximum(np.abs(arc) - 0.45, np.abs(ex) - who["eye_w"]), who["skin"] * 0.28)
-        rx, ry = _turned(
+        rx, ry = turned(
             ex + side * -0.3,
             y - who["eye_y"] + who["brow_y"] + 1.3 * brow,
             side * (who["brow_tilt"] + 0.12 * brow),
