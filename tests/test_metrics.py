@@ -392,6 +392,23 @@ def test_metrics_of_own_clips_train_without_the_reader_and_go_on_where_they_stop
         metrics.load_metrics(tmp_path / "m.pt")
 
 
+@pytest.mark.parametrize("starts", [[0, 80], [0, 40, 80], [0, 30, 50, 80]])
+def test_clips_that_do_not_move_are_refused_and_one_that_does_is_enough(monkeypatch, starts):
+    """Stills of other people are as still as one; a cut from one to the next is no motion."""
+    starts = np.array(starts)
+    stills = np.repeat(np.arange(len(starts) - 1), np.diff(starts)).astype(np.uint8)
+    frames = np.zeros((80, 64, 64, 3), np.uint8) + stills[:, None, None, None]
+    rest = np.zeros((320, 64), np.float32), starts, np.zeros(51200, np.float32)
+    videos = tiny_data.Videos(frames, *rest, np.zeros((0, 11), np.float32), [])
+    monkeypatch.setattr(tiny_data, "load", lambda *_: videos)
+    cfg = train_metrics.Config(**train_metrics.SMOKE, device="cpu", only="reader")
+    with pytest.raises(ValueError, match="do not move: give videos of faces"):
+        train_metrics.train(cfg)
+    frames[5, 0, 0, 0] += 1
+    with pytest.raises(ValueError, match="--only reader"):  # the next check
+        train_metrics.train(cfg)
+
+
 def test_a_batch_of_one_is_refused_before_anything_is_trained():
     with pytest.raises(ValueError, match="--batch 1"):
         train_metrics.train(

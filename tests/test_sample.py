@@ -566,6 +566,14 @@ def test_a_file_is_read_through_stdin_and_a_pipe_is_refused(folder, tmp_path):
     assert done.returncode == 2 and b"is a pipe" in done.stderr and done.stderr.count(b"\n") == 1
 
 
+def test_sampling_does_not_import_what_it_does_not_need():
+    """SciPy's signal package alone took a quarter of the start-up."""
+    code = "import sys, sample; print([m for m in ('scipy', 'matplotlib') if m in sys.modules])"
+    place = os.path.dirname(sample.__file__)
+    run = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True)
+    assert run.stdout.strip() == "[]", run.stdout + run.stderr
+
+
 def test_a_link_keeps_pointing_at_what_is_written(run, tmp_path):
     (tmp_path / "there").mkdir()
     os.symlink(tmp_path / "there" / "sheet.png", tmp_path / "link.png")
