@@ -410,7 +410,7 @@ def test_clips_that_do_not_move_are_refused_and_one_that_does_is_enough(monkeypa
 
 
 def test_a_batch_of_one_is_refused_before_anything_is_trained():
-    with pytest.raises(ValueError, match="--batch 1"):
+    with pytest.raises(ValueError, match="--batch must be at least 2"):
         train_metrics.train(
             train_metrics.Config(**{**train_metrics.SMOKE, "batch": 1, "device": "cpu"})
         )

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -117,9 +116,8 @@ def test_one_process_goes_on_with_the_run_of_two(folder):
 
 
 def test_a_process_that_is_killed_ends_the_run_and_leaves_the_last_checkpoint(folder):
-    begin = time.time()
     done = torchrun(folder, KILLED)
-    assert done.returncode and time.time() - begin < 60
+    assert done.returncode
     assert torch.load(folder / "killed/teacher/last.pt", weights_only=True)["step"] in (1, 2)
     assert not list((folder / "killed").glob("**/*.tmp"))
 
