@@ -72,14 +72,14 @@ class Config(Options):
     student: str = "checkpoints/stage1.pt"  # 4-step student: initialises student, D; makes x_ref
     recipe: str = ""  # plain = the method, toy = with departures.py; "" = the 4-step student's
     batch: int = 8  # clips per iteration
-    lr: float = 6e-5  # peak rate of the student in phase N = 1; divided by N in phases 3 and 2
+    lr: float = 6e-5  # peak rate of the student in each phase
     disc_lr: float = 5e-4  # of the discriminator
     save_every: int = 50  # iterations between checkpoints, contact sheets and quick evaluations
     warm_disc: int = 30  # ablation: iterations before phase 3 in which only D learns
-    phase_steps: int = 20  # ablation: student updates in each of the phases 3 and 2
-    last_steps: int = 300  # ablation: student updates in phase 1
+    phase_steps: int = 100  # ablation: student updates in each of the phases 3 and 2
+    last_steps: int = 100  # ablation: student updates in phase 1
     progressive: bool = True  # ablation: phases 3 and 2; without, phase 1 gets their updates
-    curriculum: int = 10  # ablation: W, updates in which the last timestep is drawn; 0 = none
+    curriculum: int = 50  # ablation: W, updates in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0  # ablation: λ_sc; 0 = no self-compare objective, and no R(x_ref)
     gan: str = "relativistic"  # ablation: relativistic, hinge or vanilla
     penalty: float = 20.0  # ablation: λ of the gradient penalties; 0 = none
@@ -240,7 +240,9 @@ load_stage2 = partial(load_teacher, kind="stage2")
 # ---------------------------------------------------------------- training
 
 
-def train(cfg, resume=False):
+def train(cfg, resume=False, watch=None):
+    """-> the moving average. watch(step, phase, student, disc): called where a checkpoint is saved
+    (evaluation/mechanism.py)."""
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU
@@ -310,14 +312,14 @@ def train(cfg, resume=False):
             loss_d = loss_d + cfg.penalty * r
         optimise(step, "discriminator", disc, disc_optimiser, cfg.disc_lr, loss_d)
         row = dict(
-            real=real.mean(),
-            reference=ref.mean(),
-            fake=fake.mean(),
-            accuracy=(real > fake).float().mean(),
-            loss_d=loss_d,
-            penalty=cfg.penalty * r,
-            last_t=last.mean(),
-            latent_std=x0_hat.std(),
+            real=real.mean().item(),
+            reference=ref.mean().item(),
+            fake=fake.mean().item(),
+            accuracy=(real > fake).float().mean().item(),
+            loss_d=loss_d.item(),
+            penalty=cfg.penalty * r.item(),
+            last_t=last.mean().item(),
+            latent_std=x0_hat.std().item(),
         )
 
         # the student's step, against the discriminator that has just learnt
@@ -327,11 +329,11 @@ def train(cfg, resume=False):
                     real, ref = disc(xt_real, t, cond), disc(xt_ref, t, cond)
                 fake = disc(xt_fake, t, cond)
                 loss_g = gen_objective(cfg.gan, real, ref, fake, cfg.self_compare)
-            lr = cfg.lr / phase.steps * cosine_decay(i / phase.updates) * min(1, (i + 1) / WARMUP)
-            optimise(step, "student", student, optimiser, lr, loss_g)
+            lr = cfg.lr * cosine_decay(i / phase.updates) * min(1, (i + 1) / WARMUP)
+            grad_norm = optimise(step, "student", student, optimiser, lr, loss_g)
             update_ema(ema, student, step - cfg.warm_disc, EMA)  # ema
-            row["loss_g"] = loss_g
-        rows.append({k: v.item() for k, v in row.items()})
+            row |= dict(loss_g=loss_g.item(), gradient=grad_norm)
+        rows.append(row)
 
         if (step + 1) % LOG_EVERY == 0:  # log
             log(step + 1, phase=phase.steps, **mean_rows(rows))
@@ -347,6 +349,8 @@ def train(cfg, resume=False):
                     phase=phase.steps,
                     **quick_eval(sampler, held_out, autoencoder, *lip_reader),
                 )
+            if watch:
+                watch(step + 1, phase, ema, disc)
             ship = phase.steps == 1  # before that it is no one-step student
             save_training(cfg, "stage2", step + 1, generator, ship=ship, network=network, **parts)
     return ema
