@@ -241,8 +241,8 @@ load_stage2 = partial(load_teacher, kind="stage2")
 
 
 def train(cfg, resume=False, watch=None):
-    """-> the moving average. watch(step, phase, student, disc): called where a checkpoint is saved
-    (evaluation/mechanism.py)."""
+    """-> the moving average. watch(step, phase, student, ema, disc) is called where a checkpoint is
+    saved (evaluation/mechanism.py)."""
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU
@@ -350,7 +350,7 @@ def train(cfg, resume=False, watch=None):
                     **quick_eval(sampler, held_out, autoencoder, *lip_reader),
                 )
             if watch:
-                watch(step + 1, phase, ema, disc)
+                watch(step + 1, phase, student, ema, disc)
             ship = phase.steps == 1  # before that it is no one-step student
             save_training(cfg, "stage2", step + 1, generator, ship=ship, network=network, **parts)
     return ema
