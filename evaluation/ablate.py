@@ -30,7 +30,7 @@ from evaluation import metrics
 from evaluation import table as evaluate
 from evaluation.judge import Judge
 from evaluation.truth import Truth, truth_of
-from sample import load_to_sample
+from generate import load_to_sample
 from student import student_sampler
 
 VARIANTS = {  # what differs from the Config of distill_stage2.py

@@ -24,8 +24,9 @@ from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, pick_device
 from evaluation import metrics
 from evaluation import table as evaluate
+from generate import generate_video
 from media import load_audio
-from sample import generate_video, toy_portrait
+from sample import toy_portrait
 
 KINDS = {  # IPA letters that a phone may begin with
     "m b p": "mbp",

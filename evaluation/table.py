@@ -32,7 +32,7 @@ from evaluation.judge import Judge
 from evaluation.legend import METRICS, legend, text_table
 from evaluation.speed import speeds
 from evaluation.truth import floors, redrawn, ten_seconds, truth_of
-from sample import CHUNK, generate_latents, load_to_sample
+from generate import CHUNK, generate_latents, load_to_sample
 from student import student_sampler
 from teacher import load_teacher, teacher_sampler
 

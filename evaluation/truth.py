@@ -11,7 +11,8 @@ import torch
 from audio_features import FPS
 from autoencoder import to_pixels, to_uint8
 from evaluation import metrics
-from sample import CHUNK, toy_portrait
+from generate import CHUNK
+from sample import toy_portrait
 from tiny_data import FIRST_SEED, faces
 from tiny_data.phones import CLOSED, PHONES
 

@@ -15,14 +15,16 @@ from helpers import condition
 from PIL import Image, ImageCms
 from scipy.io import wavfile
 
+import generate
 import sample
 from audio_features import FRAME, SR, audio_windows, log_mel
 from autoencoder import AutoEncoder, load_autoencoder
 from common import save_checkpoint
 from departures import noise_source
+from generate import generate_latents, generate_video, load_to_sample
 from latents import Cond
 from media import WRITERS, load_audio, load_frames, load_portrait, write_video
-from sample import generate_latents, generate_video, toy_portrait
+from sample import toy_portrait
 from teacher import ddim_sample, load_teacher
 from unet import UNet
 
@@ -472,19 +474,19 @@ def test_portrait_is_upright_square_and_opaque(tmp_path):
     exif[274] = 6  # "turn by 90 degrees clockwise to view"
     Image.fromarray(np.rot90(picture)).save(tmp_path / "phone.png", exif=exif)
     for name in ("rgb.png", "phone.png"):  # the middle 100 x 100: left half red, right half blue
-        face = sample.load_portrait(str(tmp_path / name))
+        face = load_portrait(str(tmp_path / name))
         assert face.shape == (64, 64, 3) and face.dtype == np.uint8
         assert face[32, 8].tolist() == [255, 0, 0] and face[32, 56].tolist() == [0, 0, 255]
     Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.new("L", (64, 64), 77).save(tmp_path / "grey.png")
     Image.fromarray(np.full((64, 64), 77 * 257, np.uint16)).save(tmp_path / "grey16.png")
     for name, value in (("clear.png", 255), ("grey.png", 77), ("grey16.png", 77)):
-        assert (sample.load_portrait(str(tmp_path / name)) == value).all(), name
+        assert (load_portrait(str(tmp_path / name)) == value).all(), name
 
 
 def test_a_toy_portrait_saved_and_loaded_is_the_same(tmp_path):
     iio.imwrite(tmp_path / "face.png", toy_portrait(2_000_124))
-    assert (sample.load_portrait(str(tmp_path / "face.png")) == toy_portrait(2_000_124)).all()
+    assert (load_portrait(str(tmp_path / "face.png")) == toy_portrait(2_000_124)).all()
 
 
 # ---- trouble: one line, exit code 2, nothing left behind ----
@@ -594,13 +596,13 @@ def test_a_stopped_run_keeps_the_old_file_and_leaves_no_new_one(
     run, tmp_path, monkeypatch, capfd, trouble, code
 ):
     (tmp_path / "talk.mp4").write_text("old")
-    chunks = sample.generate_latents
+    chunks = generate.generate_latents
 
     def breaks(*args):
         yield next(chunks(*args))
         raise trouble
 
-    monkeypatch.setattr(sample, "generate_latents", breaks)
+    monkeypatch.setattr(generate, "generate_latents", breaks)
     assert_fails(run, capfd, code)
     assert os.listdir() == ["talk.mp4"] and (tmp_path / "talk.mp4").read_text() == "old"
 
@@ -675,7 +677,7 @@ def test_compare_shows_every_model_whose_weights_are_there(folder, tmp_path, mon
 def test_weights_cast_once_for_bf16_give_what_autocast_gives(folder):
     """A tenth of the one-step student's time on a CPU was casting its weights at every call."""
     both = [
-        sample.load_to_sample(load_teacher, folder / "teacher.pt", "cpu", bf16)[0]
+        load_to_sample(load_teacher, folder / "teacher.pt", "cpu", bf16)[0]
         for bf16 in (False, True)
     ]
     cond, xt = condition(given=4), torch.randn(2, 16, 16, 8, 8, generator=generator())
