@@ -28,22 +28,9 @@ from audio_features import FPS, FRAME, log_mel
 from autoencoder import load_autoencoder
 from common import HERE, Parser, one_line_errors, pick_device
 from generate import CHUNK, CONTEXT, MODELS, clock, generate_video, load_to_sample
-from media import WRITERS, caption_line, finished_file, load_audio, load_portrait
+from media import SIZE, WRITERS, caption_line, finished_file, load_audio
+from portrait import load_portrait, toy_portrait
 from teacher import S_AUDIO, S_REF
-from tiny_data import faces
-
-# ---------------------------------------------------------------- the portrait
-
-
-def toy_portrait(seed):
-    """The toy identity `seed`, at rest: lips closed, looking straight ahead -> (64, 64, 3)
-    uint8."""
-    rest = np.zeros((1, len(faces.MOTION)), np.float32)
-    rest[:, faces.MOTION.index("width")] = 0.5  # what silence looks like in the training data
-    return faces.render(faces.identity(seed), rest)[0]
-
-
-# ---------------------------------------------------------------- the command line
 
 
 def number(kind, low, high):
@@ -61,7 +48,7 @@ def number(kind, low, high):
 
 def even(text):
     """An argparse type: the side of the picture. H.264 with 4:2:0 colour wants even numbers."""
-    size = number(int, faces.SIZE, 1024)(text)
+    size = number(int, SIZE, 1024)(text)
     if size % 2:
         raise argparse.ArgumentTypeError(f"must be even, got {text}")
     return size

@@ -17,7 +17,7 @@ from common import HERE, Parser, one_line_errors, pick_device
 from evaluation import metrics
 from generate import MODELS, generate_video, load_to_sample
 from media import load_audio
-from sample import toy_portrait
+from portrait import toy_portrait
 from tiny_data import faces
 
 LIMIT = 25  # levels of 255: 1 % of the frames of twelve true videos differ by more

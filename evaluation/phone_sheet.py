@@ -26,7 +26,7 @@ from evaluation import metrics
 from evaluation import table as evaluate
 from generate import generate_video
 from media import load_audio
-from sample import toy_portrait
+from portrait import toy_portrait
 
 KINDS = {  # IPA letters that a phone may begin with
     "m b p": "mbp",

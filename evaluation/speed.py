@@ -27,7 +27,7 @@ from common import HERE, Parser, one_line_errors, pick_device
 from generate import CHUNK, CONTEXT, MODELS, load_to_sample
 from latents import Cond
 from media import write_video
-from sample import toy_portrait
+from portrait import toy_portrait
 
 
 def medians(jobs, device, rounds=5, turn=250):

@@ -12,7 +12,7 @@ from audio_features import FPS
 from autoencoder import to_pixels, to_uint8
 from evaluation import metrics
 from generate import CHUNK
-from sample import toy_portrait
+from portrait import toy_portrait
 from tiny_data import FIRST_SEED, faces
 from tiny_data.phones import CLOSED, PHONES
 

@@ -23,8 +23,8 @@ from common import save_checkpoint
 from departures import noise_source
 from generate import generate_latents, generate_video, load_to_sample
 from latents import Cond
-from media import WRITERS, load_audio, load_frames, load_portrait, write_video
-from sample import toy_portrait
+from media import WRITERS, load_audio, load_frames, write_video
+from portrait import load_portrait, toy_portrait
 from teacher import ddim_sample, load_teacher
 from unet import UNet
 
