@@ -24,17 +24,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny_data
+from checkpoint import load_network, resume_training, save_training
 from common import (
     Log,
     Options,
     check_finite,
     cosine_decay,
-    load_network,
     one_line_errors,
     parse,
     pick_device,
-    resume_training,
-    save_training,
     smoke,
     update_ema,
 )

@@ -13,7 +13,7 @@ from torch import nn
 
 from audio_features import N_MELS, WINDOW
 from autoencoder import to_pixels
-from common import load_checkpoint
+from checkpoint import load_checkpoint
 from tiny_data.faces import MOTION
 
 READ = MOTION[:7]  # what the reader reads

@@ -22,18 +22,15 @@ from torch import nn
 
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
+from checkpoint import half, load_checkpoint, same_run, save_checkpoint
 from common import (
     Log,
     Options,
     check_finite,
     cosine_decay,
-    half,
-    load_checkpoint,
     one_line_errors,
     parse,
     pick_device,
-    same_run,
-    save_checkpoint,
     smoke,
 )
 from evaluation.measures import sync_scores

@@ -12,7 +12,7 @@ from PIL import Image
 import teacher
 import tiny_data
 from autoencoder import load_autoencoder
-from common import save_checkpoint
+from checkpoint import save_checkpoint
 from departures import noise_source
 from evaluation import film, metrics, speed, truth
 from evaluation import table as evaluate

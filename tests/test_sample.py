@@ -19,7 +19,7 @@ import generate
 import sample
 from audio_features import FRAME, SR, audio_windows, log_mel
 from autoencoder import AutoEncoder, load_autoencoder
-from common import save_checkpoint
+from checkpoint import save_checkpoint
 from departures import noise_source
 from generate import generate_latents, generate_video, load_to_sample
 from latents import Cond
