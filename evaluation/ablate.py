@@ -27,8 +27,9 @@ from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, parse, pick_device
 from distill_stage1 import load_stage1
 from evaluation import metrics
-from evaluation import table as evaluate
 from evaluation.judge import Judge
+from evaluation.models import generate_videos
+from evaluation.table import plain, summary
 from evaluation.truth import Truth, truth_of
 from generate import load_to_sample
 from student import student_sampler
@@ -99,11 +100,11 @@ def measured(bench, name, students):
         sampler = student_sampler(model, checkpoint_config, steps=steps)
         numbers = []
         for seed in range(3):
-            videos = evaluate.generate_videos(
+            videos = generate_videos(
                 sampler, bench.truth, bench.ref, bench.autoencoder, seed, bench.bf16
             )
             numbers.append(bench.judge(videos)[0])
-        found = evaluate.summary(name, steps, numbers)
+        found = summary(name, steps, numbers)
         for k in SHOWN:
             row[k].append(float(found[k]))
     return row, videos[0, :16]
@@ -145,7 +146,7 @@ def ablate(args):
     rows, pictures = zip(*found)
     tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]])
     (out / "table.md").write_text(table(rows) + "\n")
-    result = evaluate.plain(dict(rows=list(rows), setting=vars(args)))
+    result = plain(dict(rows=list(rows), setting=vars(args)))
     (out / "table.json").write_text(json.dumps(result, indent=1) + "\n")
     return rows
 

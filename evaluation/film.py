@@ -15,7 +15,7 @@ import tiny_data
 from audio_features import FPS
 from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, pick_device
-from evaluation.table import generate_videos, models
+from evaluation.models import generate_videos, models_in
 from evaluation.truth import truth_of
 from media import caption_line
 
@@ -32,7 +32,7 @@ def film(args):
     truth = truth_of(videos, args.video, 1, n_frames, device)
     ref = autoencoder.encode(to_pixels(truth.portraits, device))
     columns = {"truth": truth.frames[0]}
-    for name, _, sampler in models(args.checkpoints, device):
+    for name, _, sampler in models_in(args.checkpoints, device):
         if name in ROWS:
             columns[ROWS[name]] = generate_videos(sampler, truth, ref, autoencoder, args.seed)[0]
     if len(columns) == 1:

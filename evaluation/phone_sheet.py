@@ -23,7 +23,7 @@ from audio_features import FPS, ROWS, log_mel
 from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, pick_device
 from evaluation import metrics
-from evaluation import table as evaluate
+from evaluation.models import models_in
 from generate import generate_video
 from media import load_audio
 from portrait import toy_portrait
@@ -140,7 +140,7 @@ def phone_sheet(args):
     wanted = {name.strip() for name in args.models.split(",")}
     found = [
         (name, sampler)
-        for name, _, sampler in evaluate.models(folder, device)
+        for name, _, sampler in models_in(folder, device)
         if name in wanted - {"wrong_audio"}
     ]  # here it would hear the right one
     if len(found) < len(wanted):
