@@ -266,12 +266,13 @@ WRITERS = {".mp4": write_video, ".gif": write_video, ".png": write_sheet}
 
 
 @contextlib.contextmanager
-def finished_file(path, inputs):
+def finished_file(path, inputs=(), suffixes=tuple(WRITERS)):
     """Yield the name of a temporary file in path's folder, which takes path's place at the end, or
-    is removed on errors."""
+    is removed on errors. One that is finished and cannot take its place is kept: the error says
+    where. Raises ValueError."""
     path = Path(path)
-    if path.suffix.lower() not in WRITERS:
-        raise ValueError(f"--out {str(path)!r} must end in {', '.join(WRITERS)}")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"--out {str(path)!r} must end in {', '.join(suffixes)}")
     if path.is_dir() or not path.parent.is_dir():
         why = "is a directory" if path.is_dir() else "lies in a folder that does not exist"
         raise ValueError(f"--out {str(path)!r} {why}")
@@ -285,14 +286,15 @@ def finished_file(path, inputs):
         raise ValueError(f"--out {str(path)!r} cannot be written: {error.strerror}") from None
     try:
         yield temporary
-        try:
-            os.replace(temporary, target)
-        except OSError as error:  # open in a player, or not to be changed
-            kept = Path(tempfile.mkdtemp(prefix=f"{target.stem}-", dir=target.parent)) / target.name
-            os.replace(temporary, kept)
-            raise ValueError(
-                f"{path} cannot be replaced ({error.strerror}): it is {kept}"
-            ) from None
-    finally:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
+    try:
+        os.replace(temporary, target)
+    except OSError as error:  # open in a player, or not to be changed
+        kept = temporary
+        with contextlib.suppress(OSError):  # the folder may be closed by now: it stays as it is
+            seen = tempfile.mkdtemp(prefix=f"{target.stem}-", dir=target.parent)
+            kept = temporary.rename(Path(seen, target.name))
+        raise ValueError(f"{path} cannot be replaced ({error.strerror}): it is {kept}") from None

@@ -17,7 +17,7 @@ from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, pick_device
 from evaluation.models import generate_videos, models_in
 from evaluation.truth import truth_of
-from media import caption_line
+from media import caption_line, finished_file
 
 ROWS = {"teacher": "teacher, 120", "stage1": "stage 1, 4", "stage2": "stage 2, 1"}
 CAPTION = 30  # pixels of the line under the pictures
@@ -56,9 +56,9 @@ def main(argv=None):
     parser.add_argument("--out", default="film.gif", help="the GIF (default: %(default)s)")
     with one_line_errors():
         args = parser.parse_args(argv)
-        with torch.no_grad():
+        with torch.no_grad(), finished_file(args.out, suffixes=[".gif"]) as out:
             first, *others = film(args)
-        first.save(args.out, save_all=True, append_images=others, duration=2000 // FPS, loop=0)
+            first.save(out, save_all=True, append_images=others, duration=2000 // FPS, loop=0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import weakref
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from checkpoint import save_checkpoint
 from departures import noise_source
 from generate import generate_latents, generate_video, load_to_sample
 from latents import Cond
-from media import WRITERS, load_audio, load_frames, write_video
+from media import WRITERS, finished_file, load_audio, load_frames, write_video
 from portrait import load_portrait, toy_portrait
 from teacher import ddim_sample, load_teacher
 from unet import UNet
@@ -378,17 +379,13 @@ def test_png_is_a_sheet_of_evenly_spaced_frames(run, tmp_path, frames, shape):
     assert iio.imread("talk.PNG").shape == shape
 
 
-def test_a_video_that_cannot_take_its_place_is_kept_and_named(run, tmp_path, monkeypatch, capsys):
+def refuse(*args, **more):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_sheet_that_cannot_take_its_place_is_kept_and_named(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "talk.png").write_bytes(b"old")
-    real, tried = os.replace, []
-
-    def replace(source, target):
-        tried.append(target)
-        if len(tried) == 1:
-            raise PermissionError(13, "Permission denied")
-        real(source, target)
-
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(SystemExit) as stop:
         run("--out", "talk.png")
     said = capsys.readouterr().err
@@ -396,6 +393,22 @@ def test_a_video_that_cannot_take_its_place_is_kept_and_named(run, tmp_path, mon
     kept = Path(said.split(": it is ")[1].strip())
     assert iio.imread(kept).ndim == 3 and (tmp_path / "talk.png").read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([kept.parent.name, "talk.png"])
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("name", ["talk.mp4", "talk.GIF", "talk.png"])
+def test_what_is_finished_is_kept_even_where_the_folder_was_closed_meanwhile(
+    tmp_path, monkeypatch, name, closed
+):
+    (tmp_path / name).write_bytes(b"old")
+    with pytest.raises(ValueError, match="cannot be replaced .Permission denied.: it is") as error:
+        with finished_file(tmp_path / name) as temporary:
+            temporary.write_bytes(b"new")
+            for module, function in [(os, "replace")] + closed * [(tempfile, "mkdtemp")]:
+                monkeypatch.setattr(module, function, refuse)
+    kept = Path(str(error.value).split(": it is ")[1])
+    assert kept.read_bytes() == b"new" and (tmp_path / name).read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2 and kept.suffix.lower() == Path(name).suffix.lower()
 
 
 @pytest.mark.parametrize("name", ["talk.mp4", "talk.gif", "talk.png"])
