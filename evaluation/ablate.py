@@ -28,6 +28,7 @@ from common import HERE, Parser, one_line_errors, parse, pick_device
 from distill_stage1 import load_stage1
 from evaluation import metrics
 from evaluation.judge import Judge
+from evaluation.legend import markdown
 from evaluation.models import generate_videos
 from evaluation.table import plain, summary
 from evaluation.truth import Truth, truth_of
@@ -63,9 +64,8 @@ def table(rows):
         spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
         return f"{np.mean(values):.3g}{spread}"
 
-    lines = [["variant", *SHOWN], ["---"] + ["---:"] * len(SHOWN)]
-    lines += [[row["variant"], *(cell(row[k]) for k in SHOWN)] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [[row["variant"], *(cell(row[k]) for k in SHOWN)] for row in rows]
+    return markdown([["variant", *SHOWN], *lines])
 
 
 def trained(base, name, seed, out):
@@ -74,10 +74,10 @@ def trained(base, name, seed, out):
     weights, done = place / "stage2.pt", place / "done.json"
     cfg = replace(base, **VARIANTS[name], seed=seed, out=str(place), weights=str(weights))
     setting = json.dumps(asdict(cfg) | {"student_changed": Path(cfg.student).stat().st_mtime})
-    if not (done.exists() and weights.exists() and done.read_text() == setting):
+    if not (done.exists() and weights.exists() and done.read_text("utf-8") == setting):
         done.unlink(missing_ok=True)  # stopped halfway, it would vouch for other weights
         distill_stage2.train(cfg)
-        done.write_text(setting)
+        done.write_text(setting, encoding="utf-8")
     return weights
 
 
@@ -145,9 +145,10 @@ def ablate(args):
 
     rows, pictures = zip(*found)
     tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]])
-    (out / "table.md").write_text(table(rows) + "\n")
+    (out / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
     result = plain(dict(rows=list(rows), setting=vars(args)))
-    (out / "table.json").write_text(json.dumps(result, indent=1) + "\n")
+    text = json.dumps(result, indent=1) + "\n"
+    (out / "table.json").write_text(text, encoding="utf-8")
     return rows
 
 

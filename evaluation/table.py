@@ -27,7 +27,7 @@ from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, pick_device
 from evaluation import metrics
 from evaluation.judge import Judge
-from evaluation.legend import METRICS, legend, text_table
+from evaluation.legend import METRICS, aligned, cells, legend, markdown
 from evaluation.models import generate_videos, models_in
 from evaluation.speed import speeds
 from evaluation.truth import floors, redrawn, ten_seconds, truth_of
@@ -232,13 +232,13 @@ def main(argv=None):
             f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
             for k, v in result["setting"].items()
         )
-        print(text_table(result["rows"]), setting, sep="\n\n")
+        lines = cells(result["rows"])
+        print(aligned(lines), setting, sep="\n\n")
         if args.json:
-            Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+            Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         if args.markdown:
-            Path(args.markdown).write_text(
-                f"{text_table(result['rows'], markdown=True)}\n\n{setting}\n\n{legend()}\n"
-            )
+            text = "\n\n".join([markdown(lines), setting, legend()])
+            Path(args.markdown).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
