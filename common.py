@@ -224,7 +224,7 @@ class Log:
         )
 
     def write(self, **row):
-        with open(self.path, "a") as f:
+        with open(self.path, "a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
 
     def __call__(self, step, **row):

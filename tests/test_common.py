@@ -123,9 +123,12 @@ def test_a_folder_is_the_same_with_and_without_its_slash():
     assert Config(data="a/b/") == Config(data="a/b") == Config(data="./a//b")
 
 
-FEW = """
-import sample, teacher, distill_stage2
+FEW = r"""
+import sys, sample, teacher, distill_stage2
 from common import one_line_errors, parse
+from evaluation import table
+table.evaluate = lambda args: {"rows": [], "setting": {"who": "na\u00efve"}}
+table.main(["--markdown", sys.argv[1]])
 for script in teacher, distill_stage2:
     try:
         with one_line_errors():
@@ -137,9 +140,14 @@ sample.main(["--audio", "\u4f60\u597d.wav"])
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_help_and_errors_are_printed_where_characters_are_few(encoding):
-    env = os.environ | {"PYTHONIOENCODING": encoding}
-    run = [sys.executable, "-c", FEW]
+def test_help_and_errors_are_printed_and_files_are_utf_8_where_characters_are_few(
+    encoding, tmp_path
+):
+    env = os.environ | {"PYTHONIOENCODING": encoding, "LC_ALL": "C"}
+    env |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = [sys.executable, "-c", FEW, str(tmp_path / "table.md")]
     done = subprocess.run(run, cwd=Path(common.__file__).parent, env=env, capture_output=True)
     assert done.returncode == 2 and done.stderr.count(b"\n") == 1
     assert b"does not exist" in done.stderr and done.stdout.count(b"--resume") >= 2
+    text = (tmp_path / "table.md").read_text("utf-8")
+    assert "who na\u00efve" in text and "Fréchet" in text

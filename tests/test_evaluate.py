@@ -375,8 +375,8 @@ def test_json_and_markdown_hold_every_row_and_number(place, capsys, monkeypatch)
         "identity_others",
     } <= set(result["setting"])
     assert (
-        "| ddim1 |" in files["md"].read_text()
-        and "Fréchet" in files["md"].read_text()
+        "| ddim1 |" in files["md"].read_text("utf-8")
+        and "Fréchet" in files["md"].read_text("utf-8")
         and "ddim1" in capsys.readouterr().out
     )
 

@@ -108,7 +108,7 @@ def save(folder, videos):
     try:
         for name, value in videos._asdict().items():
             if name == "phones":
-                (temporary / "phones.json").write_text(json.dumps(value))
+                (temporary / "phones.json").write_text(json.dumps(value), encoding="utf-8")
             else:
                 np.save(
                     temporary / f"{name}.npy", value.astype(np.float16) if name == "mel" else value
@@ -176,7 +176,7 @@ def load(data, split, n_videos=0, min_frames=20):
         fields = [f for f in Videos._fields if f != "phones"]
         try:
             arrays = {f: np.load(data / split / f"{f}.npy") for f in fields}
-            phones = json.loads((data / split / "phones.json").read_text())
+            phones = json.loads((data / split / "phones.json").read_text("utf-8"))
         except (OSError, ValueError, EOFError):  # half a copy
             raise ValueError(f"{data / split} is damaged: delete it, it is built again") from None
         return Videos(**arrays, phones=phones)
