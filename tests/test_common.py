@@ -124,7 +124,7 @@ def test_a_folder_is_the_same_with_and_without_its_slash():
 
 
 FEW = r"""
-import sys, sample, teacher, distill_stage2
+import os, sys, sample, teacher, distill_stage2
 from common import one_line_errors, parse
 from evaluation import table
 table.evaluate = lambda args: {"rows": [], "setting": {"who": "na\u00efve"}}
@@ -135,7 +135,7 @@ for script in teacher, distill_stage2:
             parse(script.Config, script.__doc__, script.SMOKE, ["--help"])
     except SystemExit as stop:
         assert not stop.code
-sample.main(["--audio", "\u4f60\u597d.wav"])
+sample.main(["--audio", os.fsdecode("\u4f60\u597d.wav".encode())])
 """
 
 
