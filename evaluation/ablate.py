@@ -154,37 +154,21 @@ def ablate(args):
 
 def arguments(argv=None):
     """The command line, checked. Raises ValueError."""
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)"
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=1, help="training seeds of each variant (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--budget",
-        type=float,
-        default=1.0,
-        help="share of distill_stage2.py's updates in phase 1, for a quick look; the phases "
-        "before it are whole (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--options",
-        default="",
-        help="of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and "
-        'what the variant itself changes), such as "--last-steps 200"',
-    )
-    parser.add_argument(
-        "--clips", type=int, default=96, help="held-out clips of 28 frames (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--metrics",
-        default=HERE / "checkpoints/metrics.pt",
-        help="the judges (default: %(default)s)",
-    )
-    parser.add_argument("--out", default=HERE / "out/ablate")
-    parser.add_argument("--bf16", action="store_true", help="networks in bfloat16")
-    parser.add_argument("--smoke", action="store_true", help="everything at toy size")
+    parser, usual = Parser(__doc__), "(default: %(default)s)"
+    add = parser.add_argument
+    add("--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)")
+    add("--seeds", type=int, default=1, help=f"training seeds of each variant {usual}")
+    budget = "share of distill_stage2.py's updates in phase 1, for a quick look; the phases before "
+    add("--budget", type=float, default=1.0, help=f"{budget}it are whole {usual}")
+    options = "of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and "
+    options += 'what the variant itself changes), such as "--last-steps 200"'
+    add("--options", default="", help=options)
+    add("--clips", type=int, default=96, help=f"held-out clips of 28 frames {usual}")
+    judges = HERE / "checkpoints/metrics.pt"
+    add("--metrics", default=judges, help=f"the measuring networks {usual}")
+    add("--out", default=HERE / "out/ablate")
+    add("--bf16", action="store_true", help="networks in bfloat16")
+    add("--smoke", action="store_true", help="everything at toy size")
     args = parser.parse_args(argv)
     if min(args.seeds, args.clips) < 1 or not 0 < args.budget < float("inf"):
         parser.error("--seeds and --clips must be at least 1, --budget a finite number above 0")

@@ -161,53 +161,25 @@ def plain(x):
 
 def arguments(argv=None):
     """The command line, checked. Raises ValueError."""
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--data",
-        default=tiny_data.HOME,
-        help="the toy set, or a folder of video clips with sound (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--checkpoints",
-        default=HERE / "checkpoints",
-        help="folder of autoencoder.pt, metrics.pt, teacher.pt ... (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--metrics",
-        help="another checkpoint of the measuring networks, such as one trained on your own clips",
-    )
-    parser.add_argument(
-        "--models", default="", help="only these rows (and `real`): names with commas between"
-    )
-    parser.add_argument("--clips", type=int, default=64, help="test videos (default: %(default)s)")
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=40,
-        help="frames of each: 16, then 12 at a time (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--long",
-        type=int,
-        default=8,
-        help="people who also generate_videos for ten seconds, once (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=3, help="repetitions with other noise (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the first of them")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="4 clips of 16 frames, one seed: a look, not a measurement",
-    )
-    parser.add_argument("--bf16", action="store_true", help="denoiser and decoder in bfloat16")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", help="file to write rows and setting to")
-    parser.add_argument("--markdown", help="file to write the table and its legend to")
-    parser.add_argument(
-        "--legend", action="store_true", help="print what every number means, and stop"
-    )
+    parser, usual = Parser(__doc__), "(default: %(default)s)"
+    add = parser.add_argument
+    add("--data", default=tiny_data.HOME, help=f"the toy set, or a folder of clips {usual}")
+    folder = HERE / "checkpoints"
+    add("--checkpoints", default=folder, help=f"autoencoder.pt, metrics.pt, teacher.pt ... {usual}")
+    add("--metrics", help="other measuring networks, such as some trained on your own clips")
+    add("--models", default="", help="only these rows (and `real`): names with commas between")
+    add("--clips", type=int, default=64, help=f"test videos {usual}")
+    add("--frames", type=int, default=40, help=f"frames of each: 16, then 12 at a time {usual}")
+    add("--long", type=int, default=8, help=f"people who also speak for ten seconds, once {usual}")
+    add("--seeds", type=int, default=3, help=f"repetitions with other noise {usual}")
+    add("--seed", type=int, default=0, help="the first of them")
+    quick = "4 clips of 16 frames, one seed: a look, not a measurement"
+    add("--quick", action="store_true", help=quick)
+    add("--bf16", action="store_true", help="denoiser and decoder in bfloat16")
+    add("--device", default="auto")
+    add("--json", help="file to write rows and setting to")
+    add("--markdown", help="file to write the table and its legend to")
+    add("--legend", action="store_true", help="print what every number means, and stop")
     args = parser.parse_args(argv)
     if args.quick:
         args.clips, args.frames, args.seeds, args.long = 4, 16, 1, 0

@@ -115,18 +115,14 @@ def ten_seconds(truth, people):
     order = range(-(-(LONG + CHUNK) // n_frames))
 
     def joined(x):
-        return (
-            None
-            if x is None
-            else torch.cat(
-                [torch.as_tensor(x)[:, :n_frames].roll(-k, 0)[:people] for k in order], 1
-            )
-        )
+        return torch.cat([x[:, :n_frames].roll(-k, 0)[:people] for k in order], 1)
 
-    motion = joined(truth.motion)
+    motion = truth.motion
+    if motion is not None:
+        motion = joined(torch.from_numpy(motion))[:, :LONG].numpy()
     return truth._replace(
         windows=joined(truth.windows)[:, : LONG + CHUNK],
-        motion=None if motion is None else motion[:, :LONG].numpy(),
+        motion=motion,
         frames=np.broadcast_to(np.uint8(0), (people, LONG, 1, 1, 1)),
         seeds=truth.seeds and truth.seeds[:people],
     )
