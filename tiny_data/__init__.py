@@ -140,8 +140,7 @@ def load(data, split, n_videos=0, min_frames=20):
     the usual number). Your own clips are split by clip, in the order of their names: the last tenth
     is "test", the tenth before it "val"; with fewer than three clips, splits overlap. Clips shorter
     than min_frames are skipped, with a printed line, after the split: every script holds out the
-    same clips, however long it wants them. Raises ValueError with one line when the folder is not
-    there or holds neither, or a split no clip that is long enough.
+    same clips, however long it wants them. Raises ValueError, one line.
     """
     if data == "":  # Path("") is the folder that one happens to be in
         raise ValueError("--data is empty: name a folder")
