@@ -24,17 +24,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny_data
+from checkpoint import load_network, resume_training, save_training
 from common import (
     Log,
     Options,
     check_finite,
     cosine_decay,
-    load_network,
     one_line_errors,
     parse,
     pick_device,
-    resume_training,
-    save_training,
     smoke,
     update_ema,
 )
@@ -117,37 +115,29 @@ class AutoEncoder(nn.Module):
 
     def encode(self, x):
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % 8 or x.shape[3] % 8:
-            raise ValueError(
-                f"encode wants frames (N, 3, H, W), H and W multiples of 8, got {tuple(x.shape)}"
-            )
+            want = "(N, 3, H, W), H and W multiples of 8"
+            raise ValueError(f"frames must be {want}, got {tuple(x.shape)}")
         return (self.encoder(x) - self.mean) / self.std
 
     def decode(self, z):
         if z.ndim != 4 or z.shape[1] != len(self.mean):
-            raise ValueError(
-                f"decode wants latents (N, {len(self.mean)}, h, w), got {tuple(z.shape)}"
-            )
+            want = f"(N, {len(self.mean)}, h, w)"
+            raise ValueError(f"latents must be {want}, got {tuple(z.shape)}")
         return self.decoder(z * self.std + self.mean)
 
 
 def reconstruction_loss(y, x, gradient):
     """‖y − x‖² + gradient · ‖∇y − ∇x‖², means over pixels; ∇ are the differences to the right and
-    lower neighbours.
-
-    y, x (N, 3, H, W) -> scalar. The second term weighs an edge of one pixel as much as a flat
-    error: edges stay crisp.
-    """
+    lower neighbours. y, x (N, 3, H, W) -> scalar. The second term weighs an edge of one pixel as
+    much as a flat error: edges stay crisp."""
     d = y - x
     return d.pow(2).mean() + gradient * (d.diff(dim=2).pow(2).mean() + d.diff(dim=3).pow(2).mean())
 
 
 def change_loss(y, x):
     """mean |(y' − y) − (x' − x)| for pairs of neighbouring frames, (2 N, 3, H, W), x_0, x_0', x_1,
-    x_1' ... -> scalar.
-
-    Errors that come and go are seen as flicker, most of all where nothing moves: there the square
-    would hardly count them.
-    """
+    x_1' ... -> scalar. Errors that come and go are seen as flicker, most of all where nothing
+    moves: there the square would hardly count them."""
     d = y - x
     return (d[1::2] - d[::2]).abs().mean()
 
@@ -160,9 +150,8 @@ def psnr(y, x):
 
 def to_pixels(frames, device="cpu"):
     """uint8 (N, H, W, 3) -> float (N, 3, H, W) in [-1, 1]."""
-    return (
-        torch.from_numpy(np.array(frames)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-    )
+    x = torch.from_numpy(np.array(frames)).to(device)
+    return x.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def to_uint8(x):
@@ -170,20 +159,15 @@ def to_uint8(x):
     return x.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def mouth_box(frames, motion, half=(12, 10)):
+def mouth_box(frames, motion, w=12, h=10):
     """Cut the mouth out of true frames: (N, 3, 64, 64), motion (N, 11) -> (N, 3, 20, 24), centred
     where faces.py draws it."""
     turn, roll = motion[:, 7], motion[:, 5]
     fx, fy = 3.6 * turn, 9.5 + 3.0 * motion[:, 0]  # in head coordinates; the jaw opens downwards
     x = 32 + motion[:, 3] + np.cos(roll) * fx - np.sin(roll) * fy
     y = 31 + motion[:, 4] + np.sin(roll) * fx + np.cos(roll) * fy
-    x, y = (np.clip(np.round(c).astype(int), h, 64 - h) for c, h in ((x, half[0]), (y, half[1])))
-    return torch.stack(
-        [
-            f[:, b - half[1] : b + half[1], a - half[0] : a + half[0]]
-            for f, a, b in zip(frames, x, y)
-        ]
-    )
+    x, y = (np.clip(np.round(c).astype(int), n, 64 - n) for c, n in ((x, w), (y, h)))
+    return torch.stack([f[:, b - h : b + h, a - w : a + w] for f, a, b in zip(frames, x, y)])
 
 
 @torch.no_grad()
@@ -194,12 +178,10 @@ def validate(model, videos, stride=8):
     x = to_pixels(videos.frames[::stride], model.mean.device)
     z = model.encode(x)
     y = model.decode(z)
-    noisy = model.decode(
-        z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
-    )
-    change = (
-        to_pixels(videos.frames[: min(65, videos.starts[1])], x.device).diff(dim=0).abs().mean()
-    )
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
+    noisy = model.decode(z + 0.1 * noise)
+    one_video = to_pixels(videos.frames[: min(65, videos.starts[1])], x.device)
+    change = one_video.diff(dim=0).abs().mean()
     scores = dict(
         psnr=psnr(y, x).mean().item(),
         psnr_noisy=psnr(noisy, x).mean().item(),
@@ -240,11 +222,10 @@ def train(cfg, resume=False):
     if cfg.init:
         model.load_state_dict(load_autoencoder(cfg.init, device).state_dict())
     ema = deepcopy(model).requires_grad_(False)
-    print(
-        f"encoder {sum(p.numel() for p in model.encoder.parameters()) / 1e6:.2f} M, decoder "
-        f"{sum(p.numel() for p in model.decoder.parameters()) / 1e6:.2f} M parameters, "
-        f"{len(frames)} frames, {device}"
-    )
+    halves = model.encoder, model.decoder
+    counts = [sum(p.numel() for p in half.parameters()) / 1e6 for half in halves]
+    print("encoder {:.2f} M, decoder {:.2f} M parameters".format(*counts), end=", ")
+    print(f"{len(frames)} frames, {device}")
 
     # 4 optimiser
     optimiser = torch.optim.AdamW(
@@ -287,9 +268,8 @@ def train(cfg, resume=False):
         average_gradients(model)
         norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         done, phase = (step - steps, cfg.decoder_steps) if decoder_only else (step, steps)
-        optimiser.param_groups[0]["lr"] = (
-            cfg.lr * min(1, (done + 1) / 300) * cosine_decay(done / phase)
-        )
+        lr = cfg.lr * min(1, (done + 1) / 300) * cosine_decay(done / phase)
+        optimiser.param_groups[0]["lr"] = lr
         check_finite(step, loss=loss.item(), gradient=norm.item())
         optimiser.step()
         if not decoder_only:  # running statistics, for encode and decode
@@ -298,9 +278,7 @@ def train(cfg, resume=False):
         update_ema(ema, model, step, 0.999)  # ema
 
         if (step + 1) % cfg.log_every == 0:  # log
-            log(
-                step + 1, loss=loss.item(), gradient=norm.item(), lr=optimiser.param_groups[0]["lr"]
-            )
+            log(step + 1, loss=loss.item(), gradient=norm.item(), lr=lr)
         last = step + 1 in (steps, total)  # of its phase
         if (step + 1) % cfg.save_every == 0 or last:  # sample, save
             log(step + 1, **validate(ema, held_out))

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoencoder import load_autoencoder
+from checkpoint import resume_training, save_training
 from common import (
     Log,
     Options,
@@ -40,8 +41,6 @@ from common import (
     one_line_errors,
     parse,
     pick_device,
-    resume_training,
-    save_training,
     smoke,
     update_ema,
 )

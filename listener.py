@@ -67,23 +67,17 @@ def pretrain_sound(listener, videos, steps, generator, device, batch=128):
         for symbol, start, end in phones:
             label[(k >= start) & (k < end)] = names.index(symbol)
         labels.append(np.lib.stride_tricks.sliding_window_view(label, WINDOW // 4))
-    labels, windows, right = (
-        torch.from_numpy(np.concatenate(labels)),
-        [videos.windows(i) for i in range(len(videos.phones))],
-        [],
-    )
+    labels, right = torch.from_numpy(np.concatenate(labels)), []
+    windows = [videos.windows(i) for i in range(len(videos.phones))]
     optimiser = torch.optim.AdamW(listener.parameters(), lr=1e-3)
     for step in range(steps):
         picked = torch.randint(len(labels), (batch,), generator=generator)
         video = np.searchsorted(videos.starts, picked.numpy(), side="right") - 1
-        x = torch.from_numpy(
-            np.stack([windows[v][i - videos.starts[v]] for v, i in zip(video, picked.tolist())])
-        )
+        heard = [windows[v][i - videos.starts[v]] for v, i in zip(video, picked.tolist())]
+        x = torch.from_numpy(np.stack(heard))
         x = x + 0.075 * torch.randn(batch, 1, 1, generator=generator)  # as in latents.Clips.batch
-        y, named = (
-            labels[picked].flatten().to(device),
-            listener.listen(x.to(device))[1].flatten(0, 1),
-        )
+        y = labels[picked].flatten().to(device)
+        named = listener.listen(x.to(device))[1].flatten(0, 1)
         loss = F.cross_entropy(named, y)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

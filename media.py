@@ -1,11 +1,10 @@
-"""Files of sound, pictures and video, in and out: everything that calls ffmpeg or Pillow's readers.
+"""Files of sound and video, in and out: everything that calls ffmpeg.
 
-load_audio(path) -> wave      load_frames(path) -> video frames      load_portrait(path) -> picture
+load_audio(path) -> wave              load_frames(path) -> video frames
 WRITERS[suffix](path, chunks, ...)    finished_file(path, ...): no half-written file is left
 """
 
 import contextlib
-import io
 import itertools
 import os
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
-from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from audio_features import FPS, FRAME, SR
 
@@ -83,8 +82,7 @@ def decode(path, channel=None):
             raise
         log.seek(0)
         lines = log.read().decode("utf-8", "replace").splitlines()
-    wave = np.concatenate(parts)
-    lines = [line.split("] ")[-1].strip() for line in lines]
+    wave, lines = np.concatenate(parts), [line.split("] ")[-1].strip() for line in lines]
     problem = next(filter(None, lines), "no message from ffmpeg")
     if any("does not contain any stream" in line for line in lines):
         raise ValueError(f"{path!r} has no sound track: give a file with sound in it")
@@ -161,6 +159,7 @@ def load_frames(path, size=SIZE):
     sound, so a track that starts late stays late. ffmpeg turns a phone's rotated video upright
     before the filters; sar is the shape of a pixel, so the crop is square on the screen even when
     it is not in pixels. Raises ValueError, one line, if nothing can be decoded."""
+    path = os.fspath(path)
     video = f"fps={FPS}:start_time=0,crop='min(iw,ih/sar)':'min(ih,iw*sar)',"
     for colours in dict.fromkeys((colours_of(path), "")):
         filters = f"{video}{colours}scale={size}:{size}:flags=area,format=rgb24"
@@ -171,60 +170,11 @@ def load_frames(path, size=SIZE):
         if count:
             break
         if colours:
-            print(
-                f"note: the colours of {os.fspath(path)!r} cannot be converted: taken as they are"
-            )
+            print(f"note: the colours of {path!r} cannot be converted: taken as they are")
     if not count:
-        raise ValueError(f"{os.fspath(path)!r} has no video that ffmpeg can read")
+        raise ValueError(f"{path!r} has no video that ffmpeg can read")
     pixels = np.frombuffer(result.stdout, np.uint8, count * size * size * 3)
     return pixels.reshape(count, size, size, 3)
-
-
-def to_srgb(image):
-    """An image with an embedded colour profile -> its colours in sRGB; others as they are."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L", "P"):
-        return image
-    plain = image.convert("RGBA") if image.mode == "P" else image
-    alpha = plain.getchannel("A") if plain.mode == "RGBA" else None
-    try:
-        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        plain = plain.convert("RGB") if alpha else plain
-        srgb = ImageCms.createProfile("sRGB")
-        plain = ImageCms.profileToProfile(plain, embedded, srgb, outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):  # a broken profile, or one of another kind of image
-        return image
-    if alpha:
-        plain.putalpha(alpha)
-    return plain
-
-
-def load_portrait(path):
-    """Any image file -> (64, 64, 3) uint8: upright (EXIF), in sRGB, transparent parts white, the
-    middle square. Raises ValueError."""
-    check_file(path, "an image file")
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode in ("I", "F"):
-                raise ValueError("32-bit grey")
-            if image.mode[0] == "I":  # 16-bit grey, which convert() would clip
-                image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-            image = to_srgb(image).convert("RGBA")
-    except Exception as error:  # a broken file upsets each of Pillow's readers in its own way
-        with open(path, "rb") as file:
-            heic = file.read(12)[4:].startswith((b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf"))
-        why = "it is HEIC" if heic else " ".join(str(error).split())[:90]
-        raise ValueError(
-            f"{path!r} is not an image that Pillow can read ({why}): save it as JPEG or PNG"
-        ) from None
-    if min(image.size) < SIZE:
-        raise ValueError(
-            f"{path!r} is {image.width} x {image.height} pixels: at least {SIZE} x {SIZE} are "
-            "needed"
-        )
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return np.asarray(ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
 # ---------------------------------------------------------------- out
@@ -316,17 +266,16 @@ WRITERS = {".mp4": write_video, ".gif": write_video, ".png": write_sheet}
 
 
 @contextlib.contextmanager
-def finished_file(path, inputs):
+def finished_file(path, inputs=(), suffixes=tuple(WRITERS)):
     """Yield the name of a temporary file in path's folder, which takes path's place at the end, or
-    is removed on errors."""
+    is removed on errors. One that is finished and cannot take its place is kept: the error says
+    where. Raises ValueError."""
     path = Path(path)
-    if path.suffix.lower() not in WRITERS:
-        raise ValueError(f"--out {str(path)!r} must end in {', '.join(WRITERS)}")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"--out {str(path)!r} must end in {', '.join(suffixes)}")
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(
-            f"--out {str(path)!r} "
-            f"{'is a directory' if path.is_dir() else 'lies in a folder that does not exist'}"
-        )
+        why = "is a directory" if path.is_dir() else "lies in a folder that does not exist"
+        raise ValueError(f"--out {str(path)!r} {why}")
     if any(f and path.exists() and os.path.exists(f) and path.samefile(f) for f in inputs):
         raise ValueError(f"--out {str(path)!r} would replace the file that is to be read")
     target = Path(os.path.realpath(path))  # a link stays one
@@ -337,14 +286,15 @@ def finished_file(path, inputs):
         raise ValueError(f"--out {str(path)!r} cannot be written: {error.strerror}") from None
     try:
         yield temporary
-        try:
-            os.replace(temporary, target)
-        except OSError as error:  # open in a player, or not to be changed
-            kept = Path(tempfile.mkdtemp(prefix=f"{target.stem}-", dir=target.parent)) / target.name
-            os.replace(temporary, kept)
-            raise ValueError(
-                f"{path} cannot be replaced ({error.strerror}): it is {kept}"
-            ) from None
-    finally:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
+    try:
+        os.replace(temporary, target)
+    except OSError as error:  # open in a player, or not to be changed
+        kept = temporary
+        with contextlib.suppress(OSError):  # the folder may be closed by now: it stays as it is
+            seen = tempfile.mkdtemp(prefix=f"{target.stem}-", dir=target.parent)
+            kept = temporary.rename(Path(seen, target.name))
+        raise ValueError(f"{path} cannot be replaced ({error.strerror}): it is {kept}") from None

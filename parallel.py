@@ -37,7 +37,7 @@ def join(device):
         # the others wait while the first builds the data set or draws
         dist.init_process_group(backend, timeout=timedelta(hours=2))
         if rank():
-            sys.stdout = open(os.devnull, "w")
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")
     return device
 
 

@@ -11,127 +11,26 @@
 A network that was trained on toy faces knows toy faces: a photograph needs a network trained on
 photographs (--weights).
 
-Chunk by chunk: the first has 16 new frames; each later one is given the last 4 latents of the one
-before and adds 12 (latents are handed over: pixels would lose something in every encoding):
-    frames   0 .. 15 | 16 .. 27 | 28 .. 39 | ...
-    chunk 2: [12 13 14 15] 16 .. 27               [given, mask = 1]
-Every chunk is decoded and written at once, so memory grows with the length only by the sound and
-its features.
+The video is made chunk by chunk (generate.py) and written as it is made, so memory grows with the
+length only by the sound and its features.
 """
 
 import argparse
-import contextlib
 import math
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from audio_features import FPS, FRAME, ROWS, audio_windows, log_mel
-from autoencoder import load_autoencoder, to_pixels, to_uint8
-from common import Parser, one_line_errors, pick_device
-from distill_stage1 import load_stage1
-from distill_stage2 import load_stage2
-from latents import Cond
-from media import WRITERS, caption_line, finished_file, load_audio, load_portrait
-from student import student_sampler
-from teacher import S_AUDIO, S_REF, Config, load_teacher, teacher_sampler
-from tiny_data import faces
-
-HERE = Path(__file__).resolve().parent
-CHUNK, CONTEXT = Config.frames, Config.context  # frames that the network sees; given ones of them
-
-
-def sampler_of_teacher(model, checkpoint_config, **settings):
-    """As student_sampler, for the teacher."""
-    return teacher_sampler(model, checkpoint_config.get("recipe", "toy"), **settings)
-
-
-# name: its loader, (network, config, **settings) -> sampler; weights: checkpoints/<name>.pt
-MODELS = {
-    "teacher": (load_teacher, sampler_of_teacher),
-    "stage1": (load_stage1, student_sampler),
-    "stage2": (load_stage2, student_sampler),
-}
-
-
-# ---------------------------------------------------------------- speaking
-
-
-def generate_latents(sampler, ref, windows, n_frames, generator):
-    """Yield the latents of B talking videos, chunk by chunk: (B, 16, C, H, W), then (B, 12, C, H,
-    W) each, the last one cut.
-
-    ref (B, C, H, W) the portraits' latents; windows: for each video (n_frames + 16 or more, R, A)
-    from audio_windows, which pads with silence; sampler(cond, noise) -> x0 (B, 16, C, H, W), where
-    noise() draws a fresh ε of that shape, on the CPU: the same on every device. Raises
-    FloatingPointError when the network's answer is not finite.
-    """
-    x = torch.zeros(len(ref), CHUNK, *ref.shape[1:], device=ref.device)
-    done, chunk_generator = 0, torch.Generator()
-
-    def noise():
-        return torch.randn(x.shape, generator=chunk_generator).to(ref.device)
-
-    while done < n_frames:
-        # a chunk's first ε is the same for every model
-        chunk_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        given = CONTEXT if done else 0
-        audio = np.stack([w[done - given : done - given + CHUNK] for w in windows])  # (B, F, R, A)
-        context, mask = torch.zeros_like(x), torch.zeros(len(ref), CHUNK, device=ref.device)
-        context[:, :given], mask[:, :given] = x[:, CHUNK - given :], 1
-        x = sampler(Cond(ref, torch.from_numpy(audio).to(ref.device), context, mask), noise)
-        if not torch.isfinite(x).all():
-            raise FloatingPointError(f"frame {done} is not finite: less guidance, or other weights")
-        yield x[:, given:][:, : n_frames - done]
-        done += CHUNK - given
-
-
-def generate_video(sampler, autoencoder, portrait, mel, generator, seconds=None):
-    """Yield the video's frames, chunk by chunk: uint8 (n, 64, 64, 3), n <= 16.
-
-    portrait (64, 64, 3) uint8; mel (rows, 64) from log_mel: ceil(rows / 4) frames; sampler and
-    generator as in generate_latents. seconds: a Counter that gathers denoising and decoding times.
-    """
-    seconds, n_frames = Counter() if seconds is None else seconds, math.ceil(len(mel) / ROWS)
-    ref = autoencoder.encode(to_pixels(portrait[None], autoencoder.mean.device))
-    windows = [audio_windows(mel, n_frames + CHUNK)]
-    chunks = generate_latents(sampler, ref, windows, n_frames, generator)
-    while True:
-        with clock(seconds, "denoising"):
-            latents = next(chunks, None)
-        if latents is None:
-            return
-        with clock(seconds, "decoding"):
-            frames = to_uint8(autoencoder.decode(latents[0]))
-        yield frames
-
-
-@contextlib.contextmanager
-def clock(seconds, name):
-    """Add the wall time of the with-block to seconds[name]."""
-    start = time.perf_counter()
-    yield
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()  # kernels are queued: without this, others pay for them
-    seconds[name] += time.perf_counter() - start
-
-
-# ---------------------------------------------------------------- the portrait
-
-
-def toy_portrait(seed):
-    """The toy identity `seed`, at rest: lips closed, looking straight ahead -> (64, 64, 3)
-    uint8."""
-    rest = np.zeros((1, len(faces.MOTION)), np.float32)
-    rest[:, faces.MOTION.index("width")] = 0.5  # what silence looks like in the training data
-    return faces.render(faces.identity(seed), rest)[0]
-
-
-# ---------------------------------------------------------------- the command line
+from audio_features import FPS, FRAME, log_mel
+from autoencoder import load_autoencoder
+from common import HERE, Parser, one_line_errors, pick_device
+from generate import CHUNK, CONTEXT, MODELS, clock, generate_video, load_to_sample
+from media import SIZE, WRITERS, caption_line, finished_file, load_audio
+from portrait import load_portrait, toy_portrait
+from teacher import S_AUDIO, S_REF
 
 
 def number(kind, low, high):
@@ -149,7 +48,7 @@ def number(kind, low, high):
 
 def even(text):
     """An argparse type: the side of the picture. H.264 with 4:2:0 colour wants even numbers."""
-    size = number(int, faces.SIZE, 1024)(text)
+    size = number(int, SIZE, 1024)(text)
     if size % 2:
         raise argparse.ArgumentTypeError(f"must be even, got {text}")
     return size
@@ -158,25 +57,17 @@ def even(text):
 def parse_args(argv):
     parser = Parser(__doc__)
     add = parser.add_argument
-    shipped = str(HERE / "assets/sentence.wav")
-    add(
-        "--audio",
-        default=shipped,
-        help="sound, or a video with sound (default: a shipped sentence)",
-    )
+    shipped = HERE / "assets/sentence.wav"
+    add("--audio", default=shipped, help="sound, or a video with sound (default: a sentence)")
     face = parser.add_mutually_exclusive_group()
     face.add_argument("--image", help="the portrait, an image of at least 64 x 64 pixels")
     seed = dict(type=number(int, 0, 2**31), default=2_000_124, metavar="SEED")
     face.add_argument("--portrait", **seed, help="or a toy face (default: 2000124)")
     add("--out", default="talk.mp4", help=".mp4 with sound, .gif or .png (default: talk.mp4)")
     add("--model", choices=MODELS, help="120, 4 or 1 evaluations a chunk (default: stage2)")
-    add(
-        "--compare",
-        action="store_true",
-        help="all of them side by side, with evaluations and times",
-    )
+    add("--compare", action="store_true", help="all of them, with their evaluations and times")
     add("--weights", help="its checkpoint (default: the shipped one)")
-    coder = str(HERE / "checkpoints/autoencoder.pt")
+    coder = HERE / "checkpoints/autoencoder.pt"
     add("--autoencoder", default=coder, help="the autoencoder's checkpoint")
     add("--steps", type=number(int, 1, 1000), help="steps a chunk (default: the model's; 40, 4, 1)")
     scale = dict(type=number(float, 0, 100), metavar="S")
@@ -190,23 +81,6 @@ def parse_args(argv):
     add("--device", default="auto", help="auto = cuda if there is one, else cpu")
     add("--bf16", action="store_true", help="the network in bfloat16 (GPUs, CPUs with AMX)")
     return parser.parse_args(argv)
-
-
-def load_to_sample(loader, path, device, bf16=False):
-    """loader(path, device) -> (network, its Config as a dict). Raises ValueError if it was trained
-    on chunks of another length than it is to sample. bf16: to be run under autocast, which would
-    cast these weights anew at every call; so it is done once, and the result is the same."""
-    model, config = loader(path, device)
-    trained = config.get("frames", CHUNK), config.get("context", CONTEXT)
-    if trained != (CHUNK, CONTEXT):
-        raise ValueError(
-            f"these weights were trained with --frames {trained[0]} --context {trained[1]}; "
-            f"sampling needs {CHUNK} and {CONTEXT}"
-        )
-    for layer in model.modules() if bf16 else ():
-        if isinstance(layer, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)):
-            layer.to(torch.bfloat16)
-    return model, config
 
 
 def make_sampler(name, args, device, evaluations):
@@ -246,7 +120,8 @@ def names_of(args):
 
 def run(args):
     """Sample and write as the command line says, and print what it took."""
-    seconds, names = Counter(), names_of(args)
+    names, seconds = names_of(args), Counter()
+    calls, times = {name: [] for name in names}, {name: Counter() for name in names}
     with finished_file(args.out, [args.audio, args.image]) as temporary:
         portrait = toy_portrait(args.portrait) if args.image is None else load_portrait(args.image)
         with clock(seconds, "features"):
@@ -254,21 +129,17 @@ def run(args):
             mel, n_frames = log_mel(wave), math.ceil(len(wave) / FRAME)
         device = pick_device(args.device)
         autoencoder = load_autoencoder(args.autoencoder, device)
-        calls, times = {name: [] for name in names}, {name: Counter() for name in names}
-        samplers = {name: make_sampler(name, args, device, calls[name]) for name in names}
+        videos = []
+        for name in names:
+            sampler = make_sampler(name, args, device, calls[name])
+            start = sampler, autoencoder, portrait, mel, torch.Generator().manual_seed(args.seed)
+            videos.append(generate_video(*start, times[name]))
 
         def pictures():
-            streams = []
-            for name in names:
-                generator = torch.Generator().manual_seed(args.seed)
-                streams.append(
-                    generate_video(
-                        samplers[name], autoencoder, portrait, mel, generator, times[name]
-                    )
-                )
+            """The models' chunks side by side."""
             with tqdm(total=n_frames, unit="frame", disable=None, leave=False) as bar:
-                for parts in zip(*streams):
-                    seconds.setdefault("first", time.perf_counter() - start)
+                for parts in zip(*videos):
+                    seconds.setdefault("first", time.perf_counter() - begin)
                     yield np.concatenate(parts, axis=2)
                     bar.update(len(parts[0]))
 
@@ -278,27 +149,26 @@ def run(args):
             texts = [f"{n}: {sum(calls[n])} evaluations, {ms[n]:.3g} ms a frame" for n in names]
             return caption_line(texts, args.size)
 
-        start = time.perf_counter()
+        begin = time.perf_counter()
         write, line = WRITERS[temporary.suffix], caption if args.compare else None
         smooth = args.upscale == "smooth"
         write(temporary, pictures(), n_frames, args.size, args.audio, smooth, line)
-        sampling = time.perf_counter() - start
-    chunks = 1 + max(0, math.ceil((n_frames - CHUNK) / (CHUNK - CONTEXT)))
-    duration, first = len(wave) / (FPS * FRAME), seconds["features"] + seconds["first"]
+        sampling = time.perf_counter() - begin
+
+    duration = len(wave) / (FPS * FRAME)
+    chunks = max(1, math.ceil((n_frames - CONTEXT) / (CHUNK - CONTEXT)))
     print(f"{args.out}: {duration:.2f} s of sound, {n_frames} frames")
-    making = 0
     for name in names:
         count, spent = sum(calls[name]), times[name]
-        making += sum(spent.values())
         print(
             f"{name}: {count // chunks} evaluations a chunk, {count} in all | "
             f"denoising {spent['denoising']:.2f} s, decoding {spent['decoding']:.2f} s"
         )
+    features, writing = seconds["features"], sampling - sum(sum(t.values()) for t in times.values())
     print(
-        f"features {seconds['features']:.2f} s, writing {sampling - making:.2f} s | first chunk "
-        f"after {first:.2f} s | {duration / (sampling + seconds['features']):.2f} x real time"
+        f"features {features:.2f} s, writing {writing:.2f} s | first chunk after "
+        f"{features + seconds['first']:.2f} s | {duration / (features + sampling):.2f} x real time"
     )
-
     if args.image is not None and args.weights is None:
         print("note: these weights know toy faces only, and draw a photograph as one of them")
 

@@ -20,17 +20,15 @@ import torch
 from torch import nn
 
 from autoencoder import load_autoencoder
+from checkpoint import load_network, resume_training, save_training
 from common import (
     Log,
     Options,
     check_finite,
     cosine_decay,
-    load_network,
     one_line_errors,
     parse,
     pick_device,
-    resume_training,
-    save_training,
     smoke,
     update_ema,
 )

@@ -43,11 +43,8 @@ class Block(nn.Module):
         self.qkv_t, self.out_t = nn.Linear(c, 3 * c), nn.Linear(c, c)
         self.place_t = nn.Parameter(0.02 * torch.randn(64, c))  # of up to 64 frames
         if spatial:
-            self.norm_s, self.qkv_s, self.out_s = (
-                nn.LayerNorm(c),
-                nn.Linear(c, 3 * c),
-                nn.Linear(c, c),
-            )
+            self.norm_s, self.qkv_s = nn.LayerNorm(c), nn.Linear(c, 3 * c)
+            self.out_s = nn.Linear(c, c)
             self.place_s = nn.Parameter(0.02 * torch.randn(16, c))
         for layer in [self.conv2, self.out_a, self.out_t] + ([self.out_s] if spatial else []):
             nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)  # every branch starts at zero

@@ -24,6 +24,7 @@ from functools import partial
 import torch
 
 from autoencoder import load_autoencoder
+from checkpoint import resume_training, save_training
 from common import (
     Log,
     Options,
@@ -32,8 +33,6 @@ from common import (
     one_line_errors,
     parse,
     pick_device,
-    resume_training,
-    save_training,
     smoke,
     update_ema,
 )

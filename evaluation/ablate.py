@@ -27,10 +27,12 @@ from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, parse, pick_device
 from distill_stage1 import load_stage1
 from evaluation import metrics
-from evaluation import table as evaluate
 from evaluation.judge import Judge
+from evaluation.legend import markdown
+from evaluation.models import generate_videos
+from evaluation.table import plain, summary
 from evaluation.truth import Truth, truth_of
-from sample import load_to_sample
+from generate import load_to_sample
 from student import student_sampler
 
 VARIANTS = {  # what differs from the Config of distill_stage2.py
@@ -62,9 +64,8 @@ def table(rows):
         spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
         return f"{np.mean(values):.3g}{spread}"
 
-    lines = [["variant", *SHOWN], ["---"] + ["---:"] * len(SHOWN)]
-    lines += [[row["variant"], *(cell(row[k]) for k in SHOWN)] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [[row["variant"], *(cell(row[k]) for k in SHOWN)] for row in rows]
+    return markdown([["variant", *SHOWN], *lines])
 
 
 def trained(base, name, seed, out):
@@ -73,10 +74,10 @@ def trained(base, name, seed, out):
     weights, done = place / "stage2.pt", place / "done.json"
     cfg = replace(base, **VARIANTS[name], seed=seed, out=str(place), weights=str(weights))
     setting = json.dumps(asdict(cfg) | {"student_changed": Path(cfg.student).stat().st_mtime})
-    if not (done.exists() and weights.exists() and done.read_text() == setting):
+    if not (done.exists() and weights.exists() and done.read_text("utf-8") == setting):
         done.unlink(missing_ok=True)  # stopped halfway, it would vouch for other weights
         distill_stage2.train(cfg)
-        done.write_text(setting)
+        done.write_text(setting, encoding="utf-8")
     return weights
 
 
@@ -99,11 +100,11 @@ def measured(bench, name, students):
         sampler = student_sampler(model, checkpoint_config, steps=steps)
         numbers = []
         for seed in range(3):
-            videos = evaluate.generate_videos(
+            videos = generate_videos(
                 sampler, bench.truth, bench.ref, bench.autoencoder, seed, bench.bf16
             )
             numbers.append(bench.judge(videos)[0])
-        found = evaluate.summary(name, steps, numbers)
+        found = summary(name, steps, numbers)
         for k in SHOWN:
             row[k].append(float(found[k]))
     return row, videos[0, :16]
@@ -144,45 +145,30 @@ def ablate(args):
 
     rows, pictures = zip(*found)
     tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]])
-    (out / "table.md").write_text(table(rows) + "\n")
-    result = evaluate.plain(dict(rows=list(rows), setting=vars(args)))
-    (out / "table.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
+    result = plain(dict(rows=list(rows), setting=vars(args)))
+    text = json.dumps(result, indent=1) + "\n"
+    (out / "table.json").write_text(text, encoding="utf-8")
     return rows
 
 
 def arguments(argv=None):
     """The command line, checked. Raises ValueError."""
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)"
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=1, help="training seeds of each variant (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--budget",
-        type=float,
-        default=1.0,
-        help="share of distill_stage2.py's updates in phase 1, for a quick look; the phases "
-        "before it are whole (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--options",
-        default="",
-        help="of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and "
-        'what the variant itself changes), such as "--last-steps 200"',
-    )
-    parser.add_argument(
-        "--clips", type=int, default=96, help="held-out clips of 28 frames (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--metrics",
-        default=HERE / "checkpoints/metrics.pt",
-        help="the judges (default: %(default)s)",
-    )
-    parser.add_argument("--out", default=HERE / "out/ablate")
-    parser.add_argument("--bf16", action="store_true", help="networks in bfloat16")
-    parser.add_argument("--smoke", action="store_true", help="everything at toy size")
+    parser, usual = Parser(__doc__), "(default: %(default)s)"
+    add = parser.add_argument
+    add("--variants", default="", help=f"some of {', '.join(VARIANTS)} (default: all)")
+    add("--seeds", type=int, default=1, help=f"training seeds of each variant {usual}")
+    budget = "share of distill_stage2.py's updates in phase 1, for a quick look; the phases before "
+    add("--budget", type=float, default=1.0, help=f"{budget}it are whole {usual}")
+    options = "of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and "
+    options += 'what the variant itself changes), such as "--last-steps 200"'
+    add("--options", default="", help=options)
+    add("--clips", type=int, default=96, help=f"held-out clips of 28 frames {usual}")
+    judges = HERE / "checkpoints/metrics.pt"
+    add("--metrics", default=judges, help=f"the measuring networks {usual}")
+    add("--out", default=HERE / "out/ablate")
+    add("--bf16", action="store_true", help="networks in bfloat16")
+    add("--smoke", action="store_true", help="everything at toy size")
     args = parser.parse_args(argv)
     if min(args.seeds, args.clips) < 1 or not 0 < args.budget < float("inf"):
         parser.error("--seeds and --clips must be at least 1, --budget a finite number above 0")

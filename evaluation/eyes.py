@@ -15,8 +15,9 @@ from audio_features import log_mel
 from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, pick_device
 from evaluation import metrics
+from generate import MODELS, generate_video, load_to_sample
 from media import load_audio
-from sample import MODELS, generate_video, load_to_sample, toy_portrait
+from portrait import toy_portrait
 from tiny_data import faces
 
 LIMIT = 25  # levels of 255: 1 % of the frames of twelve true videos differ by more

@@ -15,9 +15,9 @@ import tiny_data
 from audio_features import FPS
 from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, pick_device
-from evaluation.table import generate_videos, models
+from evaluation.models import generate_videos, models_in
 from evaluation.truth import truth_of
-from media import caption_line
+from media import caption_line, finished_file
 
 ROWS = {"teacher": "teacher, 120", "stage1": "stage 1, 4", "stage2": "stage 2, 1"}
 CAPTION = 30  # pixels of the line under the pictures
@@ -32,7 +32,7 @@ def film(args):
     truth = truth_of(videos, args.video, 1, n_frames, device)
     ref = autoencoder.encode(to_pixels(truth.portraits, device))
     columns = {"truth": truth.frames[0]}
-    for name, _, sampler in models(args.checkpoints, device):
+    for name, _, sampler in models_in(args.checkpoints, device):
         if name in ROWS:
             columns[ROWS[name]] = generate_videos(sampler, truth, ref, autoencoder, args.seed)[0]
     if len(columns) == 1:
@@ -56,9 +56,9 @@ def main(argv=None):
     parser.add_argument("--out", default="film.gif", help="the GIF (default: %(default)s)")
     with one_line_errors():
         args = parser.parse_args(argv)
-        with torch.no_grad():
+        with torch.no_grad(), finished_file(args.out, suffixes=[".gif"]) as out:
             first, *others = film(args)
-        first.save(args.out, save_all=True, append_images=others, duration=2000 // FPS, loop=0)
+            first.save(out, save_all=True, append_images=others, duration=2000 // FPS, loop=0)
 
 
 if __name__ == "__main__":

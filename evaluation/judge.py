@@ -15,6 +15,7 @@ from evaluation.measures import (
 )
 from evaluation.metrics import over
 
+LIPS = ("jaw", "width", "round")  # the first columns of metrics.READ, as legend.METRICS says them
 FACE = slice(12, 52), slice(16, 48)  # rows and columns of pixels in which the face lies
 
 
@@ -24,9 +25,8 @@ class Judge:
 
     def __init__(self, truth, nets, device):
         self.truth, self.nets, self.device = truth, nets, device
-        self.portraits = nets["features"].identity(
-            over(nets["features"].frames, truth.portraits, device)
-        )
+        features = over(nets["features"].frames, truth.portraits, device)
+        self.portraits = nets["features"].identity(features)
         self.own, _ = self.look(truth.frames)
 
     @torch.no_grad()
@@ -67,15 +67,11 @@ class Judge:
         """How like their portraits the last frames (V, F, 64, 64, 3) of videos of the first V
         people are -> cosine of the identity embeddings, and mean difference of the face's colour in
         levels of 255."""
-        n, portraits = len(frames), self.truth.portraits
-        features = over(
-            self.nets["features"].frames, frames.reshape(-1, *frames.shape[2:]), self.device
-        )
-        who = self.nets["features"].identity(features).view(n, frames.shape[1], -1)
-        colour, own = (
-            frames[..., FACE[0], FACE[1], :].mean((1, 2, 3)),
-            portraits[:n, FACE[0], FACE[1]].mean((1, 2)),
-        )
+        n, net = len(frames), self.nets["features"]
+        features = over(net.frames, frames.reshape(-1, *frames.shape[2:]), self.device)
+        who = net.identity(features).view(n, frames.shape[1], -1)
+        colour = frames[:, :, *FACE].mean((1, 2, 3))
+        own = self.truth.portraits[:n, *FACE].mean((1, 2))
         return (who * self.portraits[:n, None]).sum(-1).mean().item(), np.abs(colour - own).mean()
 
     @torch.no_grad()
@@ -104,20 +100,17 @@ class Judge:
             contrast_ratio=seen["contrast"] / own["contrast"],
         )
         if read is not None:
-            for i, name in enumerate(("jaw", "width", "round")):
+            for i, name in enumerate(LIPS):
                 row[f"{name}_corr"] = correlation(read[..., i], truth.motion[..., i])
-            row["closed_rate"], row["open_rate"] = lip_rates(
-                read[..., 0], truth.closed, truth.opened
-            )
-            spread = seen["spread"] / own["spread"]
+            jaw, spread = read[..., 0], seen["spread"] / own["spread"]
+            row["closed_rate"], row["open_rate"] = lip_rates(jaw, truth.closed, truth.opened)
+            blinks = own["blink_rate"]
             row |= dict(
-                lag=best_lag(read[..., 0], truth.motion[..., 0]),
+                lag=best_lag(jaw, truth.motion[..., 0]),
                 head_std_ratio=spread.mean(),
                 **dict(zip(("head_x_ratio", "head_y_ratio", "roll_ratio"), spread)),
                 lid_std_ratio=seen["lids"] / own["lids"],
-                blink_rate_ratio=seen["blink_rate"] / own["blink_rate"]
-                if own["blink_rate"]
-                else np.nan,
+                blink_rate_ratio=seen["blink_rate"] / blinks if blinks else np.nan,
             )
         return row, read
 
@@ -133,14 +126,9 @@ class Judge:
         )
         if truth.motion is not None and "reader" in self.nets:
             read = own["read"]
-            found |= {
-                f"{n}_corr_true": correlation(read[..., i], truth.motion[..., i])
-                for i, n in enumerate(("jaw", "width", "round"))
-            }
-            found |= dict(
-                blink_rate_true=own["blink_rate"],
-                head_std_true=own["spread"].tolist(),
-            )
+            for i, name in enumerate(LIPS):
+                found[f"{name}_corr_true"] = correlation(read[..., i], truth.motion[..., i])
+            found |= dict(blink_rate_true=own["blink_rate"], head_std_true=own["spread"].tolist())
         if others is not None:
             seen, _ = self.look(others)
             found |= dict(

@@ -43,8 +43,8 @@ SHOWN = (
 ).split()
 
 
-def text_table(rows, markdown=False):
-    """The rows as aligned text or as Markdown, columns SHOWN, mean ± spread."""
+def cells(rows):
+    """The table's rows -> lines of text, the heads first: columns SHOWN, mean ± spread."""
 
     def cell(row, key):
         value, spread = row.get(key), row.get(f"{key}_std")
@@ -56,10 +56,17 @@ def text_table(rows, markdown=False):
 
         return "" if value is None else show(value) + (f" ±{show(spread)}" if spread else "")
 
-    lines = [["model", *SHOWN]] + [[row["model"], *(cell(row, k) for k in SHOWN)] for row in rows]
-    if markdown:
-        lines.insert(1, ["---"] + ["---:"] * len(SHOWN))
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return [["model", *SHOWN]] + [[row["model"], *(cell(row, k) for k in SHOWN)] for row in rows]
+
+
+def markdown(lines):
+    """Lines of cells, the first of them the heads -> a Markdown table, numbers to the right."""
+    lines = [lines[0], ["---"] + ["---:"] * (len(lines[0]) - 1), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def aligned(lines):
+    """The same as text, for a terminal."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
         "  ".join(c.rjust(w) if j else c.ljust(w) for j, (c, w) in enumerate(zip(line, widths)))

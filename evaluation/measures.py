@@ -118,9 +118,8 @@ def sync_scores(v, a, max_offset=MAX_OFFSET):
     Zisserman 2016.
 
     D = min_o d(o), C = median_o d(o) − D, offset = argmin_o d(o). d is the Euclidean distance of
-    embeddings as they come, not normalised. Offset +k: the sound is k frames late (what the lips
-    show at k0 is heard at k0 + k). All three are blind to the fact that the offset should be 0:
-    report it.
+    embeddings as they come, not normalised. Offset +k: the sound is k frames late. C and D are
+    blind to the fact that the offset should be 0: report it.
     """
     curve = sync_curve(v, a, max_offset)
     if np.isnan(curve).all(1).any():

@@ -13,7 +13,7 @@ from torch import nn
 
 from audio_features import N_MELS, WINDOW
 from autoencoder import to_pixels
-from common import load_checkpoint
+from checkpoint import load_checkpoint
 from tiny_data.faces import MOTION
 
 READ = MOTION[:7]  # what the reader reads
@@ -114,11 +114,9 @@ class Features(nn.Module):
     def __init__(self, size=64):
         super().__init__()
         self.trunk = trunk(size)
-        self.motion, self.damage, self.who = (
-            nn.Linear(size, len(MOTION)),
-            nn.Linear(size, len(DAMAGE)),
-            nn.Linear(size, 32),
-        )
+        self.motion = nn.Linear(size, len(MOTION))
+        self.damage = nn.Linear(size, len(DAMAGE))
+        self.who = nn.Linear(size, 32)
         self.over_time = nn.Sequential(
             nn.Conv1d(size, 96, 3),
             nn.SiLU(),
@@ -127,11 +125,9 @@ class Features(nn.Module):
             nn.Conv1d(96, 96, 3),
             nn.SiLU(),
         )
-        self.clip_out, self.speed, self.disorder = (
-            nn.Linear(192, size),
-            nn.Linear(size, 2 * len(MOTION)),
-            nn.Linear(size, len(DISORDER)),
-        )
+        self.clip_out = nn.Linear(192, size)
+        self.speed = nn.Linear(size, 2 * len(MOTION))
+        self.disorder = nn.Linear(size, len(DISORDER))
         for name in ("frame", "clip"):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))

@@ -23,9 +23,11 @@ from audio_features import FPS, ROWS, log_mel
 from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, pick_device
 from evaluation import metrics
-from evaluation import table as evaluate
-from media import load_audio
-from sample import generate_video, toy_portrait
+from evaluation.legend import markdown
+from evaluation.models import models_in
+from generate import generate_video
+from media import finished_file, load_audio
+from portrait import toy_portrait
 
 KINDS = {  # IPA letters that a phone may begin with
     "m b p": "mbp",
@@ -119,82 +121,48 @@ def read_phones(path):
     return rows
 
 
-def phone_sheet(args):
-    device, folder, out = pick_device("auto"), Path(args.checkpoints), Path(args.out)
-    if out.suffix.lower() != ".png" or not out.parent.is_dir():
-        raise ValueError(f"--out {args.out!r} must be a .png in a folder that exists")
-    phones = read_phones(args.phones)
-    mel = log_mel(load_audio(args.audio))
-    if (end := max(b for _, b, _ in phones)) > len(
-        mel
-    ) / ROWS / FPS + 1:  # in milliseconds, or another sound's
+def phone_sheet(args, sheet):
+    """Writes the sheet -> the table, as Markdown. Raises ValueError."""
+    device, folder = pick_device("auto"), Path(args.checkpoints)
+    phones, mel = read_phones(args.phones), log_mel(load_audio(args.audio))
+    end, length = max(b for _, b, _ in phones), len(mel) / ROWS / FPS
+    if end > length + 1:  # in milliseconds, or another sound's
         raise ValueError(
-            f"{args.phones} ends at {end:g} s, the sound at {len(mel) / ROWS / FPS:.2f} s: the "
-            "table of this sound, in seconds, is wanted"
+            f"{args.phones} ends at {end:g} s, the sound at {length:.2f} s: the table of this "
+            "sound, in seconds, is needed"
         )
-    autoencoder, reader = (
-        load_autoencoder(folder / "autoencoder.pt", device),
-        metrics.load_reader(folder / "metrics.pt", device),
-    )
+    autoencoder = load_autoencoder(folder / "autoencoder.pt", device)
+    reader = metrics.load_reader(folder / "metrics.pt", device)
     wanted = {name.strip() for name in args.models.split(",")}
-    found = [
-        (name, sampler)
-        for name, _, sampler in evaluate.models(folder, device)
-        if name in wanted - {"wrong_audio"}
-    ]  # here it would hear the right one
-    if len(found) < len(wanted):
+    samplers = {name: sampler for name, _, sampler in models_in(folder, device) if name in wanted}
+    samplers.pop("wrong_audio", None)  # here it would hear the right one
+    if missing := wanted - samplers.keys():
         raise ValueError(
-            f"no model {', '.join(sorted(wanted - {n for n, _ in found}))}: a model needs its "
-            f"checkpoint in {folder}"
+            f"no model {', '.join(sorted(missing))}: a model needs its checkpoint in {folder}"
         )
-    lines, strips = (
-        [
-            "| model | "
-            + " | ".join(
-                f"{kind} ({sum(kind_of(p) == kind for *_, p in phones)})" for kind in KINDS
-            )
-            + " |",
-            "|---|" + "---:|" * len(KINDS),
-        ],
-        [],
-    )
-    for name, sampler in found:
+    middles, last = {kind: [] for kind in KINDS}, math.ceil(len(mel) / ROWS) - 1
+    for a, b, letters in phones:
+        if kind := kind_of(letters):
+            middles[kind].append(min(last, int((a + b) / 2 * FPS)))  # the frame in its middle
+
+    lines = [["model", *(f"{kind} ({len(places)})" for kind, places in middles.items())]]
+    strips = []
+    for name, sampler in samplers.items():
         lips = {kind: [] for kind in KINDS}
         for seed, portrait in enumerate(PORTRAITS):
-            frames = np.concatenate(
-                list(
-                    generate_video(
-                        sampler,
-                        autoencoder,
-                        toy_portrait(portrait),
-                        mel,
-                        torch.Generator().manual_seed(seed),
-                    )
-                )
-            )
+            generator = torch.Generator().manual_seed(seed)
+            start = sampler, autoencoder, toy_portrait(portrait), mel, generator
+            frames = np.concatenate(list(generate_video(*start)))
             with torch.no_grad():
                 read = reader(to_pixels(frames, device)).cpu().numpy()
-            middle = {
-                kind: [
-                    min(len(frames) - 1, int((a + b) / 2 * FPS))
-                    for a, b, phone in phones
-                    if kind_of(phone) == kind
-                ]
-                for kind in KINDS
-            }
-            for kind, places in middle.items():
+            for kind, places in middles.items():
                 lips[kind] += list(read[places, :3])
             if seed == 0:
-                strips.append(frames[[k for places in middle.values() for k in places[:2]]])
-        lines.append(
-            f"| {name} | "
-            + " | ".join(
-                " / ".join(f"{x:.2f}" for x in np.mean(v, 0)) if v else "" for v in lips.values()
-            )
-            + " |"
-        )
-    tiny_data.contact_sheet(args.out, strips)
-    return "\n".join(lines)
+                strips.append(frames[[k for places in middles.values() for k in places[:2]]])
+        means = [np.mean(values, 0) if values else [] for values in lips.values()]
+        lines.append([name, *(" / ".join(f"{x:.2f}" for x in mean) for mean in means)])
+    tiny_data.contact_sheet(sheet, strips)
+    return markdown(lines)
 
 
 def arguments(argv=None):
@@ -214,9 +182,11 @@ def arguments(argv=None):
 
 def main(argv=None):
     with one_line_errors():
-        table = phone_sheet(arguments(argv))
-        print(table)
-        return table
+        args = arguments(argv)
+        with finished_file(args.out, [args.audio], [".png"]) as sheet:
+            table = phone_sheet(args, sheet)
+            print(table)
+    return table
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def read_log(path):
     """log.jsonl -> {key: (steps, values)}. Raises ValueError for a file that is none."""
     found = {}
     try:
-        rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        rows = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
     except (OSError, ValueError):
         raise ValueError(f"{path} is no log of a training") from None
     for row in rows:
@@ -140,7 +140,7 @@ def main(argv=None):
         for file, plot in (args.table, plot_quality), (args.ablation, plot_ablation):
             if file:
                 try:
-                    rows = json.loads(Path(file).read_text())["rows"]
+                    rows = json.loads(Path(file).read_text("utf-8"))["rows"]
                 except (OSError, ValueError, TypeError, KeyError):
                     raise ValueError(f"{file} is no table of this project") from None
                 made.append(plot(rows, out))

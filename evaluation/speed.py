@@ -24,9 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from audio_features import FPS, FRAME, audio_windows, log_mel
 from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import HERE, Parser, one_line_errors, pick_device
+from generate import CHUNK, CONTEXT, MODELS, load_to_sample
 from latents import Cond
 from media import write_video
-from sample import CHUNK, CONTEXT, MODELS, load_to_sample, toy_portrait
+from portrait import toy_portrait
 
 
 def medians(jobs, device, rounds=5, turn=250):

@@ -23,95 +23,17 @@ from tqdm import tqdm
 
 import tiny_data
 from audio_features import FPS
-from autoencoder import load_autoencoder, to_pixels, to_uint8
+from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, pick_device
-from distill_stage1 import load_stage1
-from distill_stage2 import load_stage2
 from evaluation import metrics
 from evaluation.judge import Judge
-from evaluation.legend import METRICS, legend, text_table
+from evaluation.legend import METRICS, aligned, cells, legend, markdown
+from evaluation.models import generate_videos, models_in
 from evaluation.speed import speeds
 from evaluation.truth import floors, redrawn, ten_seconds, truth_of
-from sample import CHUNK, generate_latents, load_to_sample
-from student import student_sampler
-from teacher import load_teacher, teacher_sampler
+from generate import CHUNK
 
-AT_ONCE = 8  # videos that are generated together
 FIXED = ("autoencoder", "blurred", "frozen", "still")  # rows without chance: one run is enough
-
-
-# ---------------------------------------------------------------- the models: one line each
-
-
-def models(folder, device, bf16=False):
-    """Every model whose checkpoint is in the folder -> [(name, network evaluations, sampler(cond,
-    noise) -> x0)].
-
-    noise() draws a fresh ε, so a sampler of several steps may ask for it more than once.
-    """
-    folder, rows = Path(folder), []
-    if (folder / "teacher.pt").exists():
-        teacher, checkpoint_config = load_to_sample(
-            load_teacher, folder / "teacher.pt", device, bf16
-        )
-        ddim = partial(teacher_sampler, teacher, checkpoint_config.get("recipe", "toy"))
-        rows += [
-            ("teacher", 120, ddim(steps=40)),
-            ("teacher_noguide", 40, ddim(steps=40, s_ref=1, s_audio=1)),
-            ("ddim4", 4, ddim(steps=4, s_ref=1, s_audio=1)),
-            ("ddim4_guided", 12, ddim(steps=4)),
-            ("ddim2", 2, ddim(steps=2, s_ref=1, s_audio=1)),
-            ("ddim2_guided", 6, ddim(steps=2)),
-            ("ddim1", 1, ddim(steps=1, s_ref=1, s_audio=1)),
-            ("ddim1_guided", 3, ddim(steps=1)),
-            ("wrong_audio", 120, ddim(steps=40)),
-            ("plain_teacher", 120, teacher_sampler(teacher, "plain")),
-        ]
-    students = (
-        ("stage1", load_stage1, (("stage1", 4), ("stage1_2steps", 2), ("stage1_1step", 1))),
-        ("stage2", load_stage2, (("stage2", 1),)),
-        ("direct1", load_stage1, (("direct1", 1),)),
-        ("progressive", load_stage1, (("progressive", 1),)),
-        ("consistency", load_stage1, (("consistency", 1),)),
-        ("consistency_adv", load_stage2, (("consistency_adv", 1),)),
-    )
-    for prefix, place in ("", folder), ("plain_", folder / "plain"):
-        for file, loader, named in students:
-            if (place / f"{file}.pt").exists():
-                loaded = load_to_sample(loader, place / f"{file}.pt", device, bf16)
-                rows += [
-                    (prefix + name, steps, student_sampler(*loaded, steps=steps))
-                    for name, steps in named
-                ]
-    return rows
-
-
-# ---------------------------------------------------------------- measuring
-
-
-@torch.no_grad()
-def generate_videos(sampler, truth, ref, autoencoder, seed, bf16=False):
-    """A model speaks all sentences -> frames (V, F, 64, 64, 3) uint8. ref (V, C, H, W) the
-    portraits' latents."""
-    n_frames, windows = truth.frames.shape[1], truth.windows.cpu().numpy()
-    with torch.autocast(ref.device.type, torch.bfloat16, enabled=bf16):
-        chunks = [
-            generate_latents(
-                sampler,
-                ref[i : i + AT_ONCE],
-                windows[i : i + AT_ONCE],
-                n_frames,
-                torch.Generator().manual_seed(seed + 1000 * i),
-            )
-            for i in range(0, len(ref), AT_ONCE)
-        ]
-        return np.stack(
-            [
-                to_uint8(autoencoder.decode(x).float())
-                for group in chunks
-                for x in torch.cat(list(group), 1)
-            ]
-        )
 
 
 def diversity(reads):
@@ -130,94 +52,89 @@ def summary(name, nfe, numbers):
     return row
 
 
+def table_rows(args, truth, ref, autoencoder, device):
+    """Floors and models, those asked for -> [(name, nfe, function(seed) -> frames (V, F, 64, 64, 3)
+    uint8, the model's sampler or None)]. Raises ValueError."""
+    rows = [(*row, None) for row in floors(truth, autoencoder, device)]
+    for name, nfe, sampler in models_in(args.checkpoints, device, args.bf16):
+        heard = truth
+        if name == "wrong_audio":
+            if len(truth.frames) == 1:  # no other sentence to hear
+                continue
+            heard = truth._replace(windows=truth.windows.roll(1, 0))
+        source = partial(generate_videos, sampler, heard, ref, autoencoder, bf16=args.bf16)
+        rows.append((name, nfe, source, sampler))
+    known, wanted = [row[0] for row in rows], [n.strip() for n in args.models.split(",")]
+    wanted = [name for name in wanted if name] or known
+    if unknown := set(wanted) - set(known):
+        raise ValueError(
+            f"no model {', '.join(sorted(unknown))}: there are {', '.join(known)} (a model needs "
+            f"its checkpoint in {args.checkpoints})"
+        )
+    return [row for row in rows if row[0] in wanted or row[0] == "real"]
+
+
+def after_ten_seconds(name, sampler, judge, ref, autoencoder, args):
+    """-> identity_10s and colour_10s of a row; {} where there are no such videos."""
+    truth = judge.truth
+    if not args.long or name == "wrong_audio" or not (sampler or (name == "real" and truth.seeds)):
+        return {}
+    longer = ten_seconds(truth, min(args.long, len(truth.frames)))
+    if sampler:
+        ref = ref[: args.long]
+        frames = generate_videos(sampler, longer, ref, autoencoder, args.seed, args.bf16)
+    else:
+        frames = redrawn(longer, args.seed)
+    identity, colour = judge.faithfulness(frames[:, -FPS:])  # in the last second
+    return dict(identity_10s=identity, colour_10s=colour)
+
+
 def evaluate(args):
     """-> {"rows": [...], "setting": {...}}, as --json writes it."""
     device, folder = pick_device(args.device), Path(args.checkpoints)
-    autoencoder, nets = (
-        load_autoencoder(folder / "autoencoder.pt", device),
-        metrics.load_metrics(args.metrics or folder / "metrics.pt", device),
-    )
+    autoencoder = load_autoencoder(folder / "autoencoder.pt", device)
+    nets = metrics.load_metrics(args.metrics or folder / "metrics.pt", device)
     videos = tiny_data.load(args.data, "test")
     n_frames = min(args.frames, int(np.diff(videos.starts).min()))
     truth = truth_of(videos, 0, args.clips, n_frames, device)
-    if len(truth.frames) == 1 and n_frames < CHUNK + 4:  # one clip of CHUNK frames has no spread
+    count = len(truth.frames)
+    if count == 1 and n_frames < CHUNK + 4:  # one clip of CHUNK frames has no spread
         how = "leave --quick out" if args.quick else "give more --clips or --frames"
         raise ValueError(
             f"a single test clip of {n_frames} frames has no Fréchet distance: {how}, or add clips "
             f"to {args.data}"
         )
-    judge, ref = (
-        Judge(truth, nets, device),
-        autoencoder.encode(to_pixels(truth.portraits, device)),
-    )
+    judge, ref = Judge(truth, nets, device), autoencoder.encode(to_pixels(truth.portraits, device))
+    table = table_rows(args, truth, ref, autoencoder, device)
 
-    table = [(name, nfe, source, None) for name, nfe, source in floors(truth, autoencoder, device)]
-    for name, nfe, sampler in models(folder, device, args.bf16):
-        if name == "wrong_audio" and len(truth.frames) == 1:  # no other sentence to hear
-            continue
-        heard = truth._replace(windows=truth.windows.roll(1, 0)) if name == "wrong_audio" else truth
-        table.append(
-            (
-                name,
-                nfe,
-                partial(generate_videos, sampler, heard, ref, autoencoder, bf16=args.bf16),
-                sampler,
-            )
-        )
-    known, wanted = [t[0] for t in table], [n.strip() for n in args.models.split(",") if n.strip()]
-    if unknown := set(wanted) - set(known):
-        raise ValueError(
-            f"no model {', '.join(sorted(unknown))}: there are {', '.join(known)} (a model needs "
-            f"its checkpoint in {folder})"
-        )
-    table = [t for t in table if not wanted or t[0] in wanted or t[0] == "real"]
-
-    rows, own_diversity = [], None
+    rows, true_diversity = [], None
     with tqdm(total=len(table) * args.seeds, unit="run", disable=None) as bar:
         for name, nfe, source, sampler in table:
             bar.set_description(name)
-            runs = [judge(source(args.seed + k)) for k in range(1 if name in FIXED else args.seeds)]
-            numbers, reads = zip(*runs)
+            seeds = range(1 if name in FIXED else args.seeds)
+            numbers, reads = zip(*(judge(source(args.seed + k)) for k in seeds))
             row = summary(name, nfe, numbers)
             if len(reads) > 1 and reads[0] is not None:
-                own_diversity = (
-                    diversity(reads) if own_diversity is None else own_diversity
-                )  # the first row is `real`
-                row["diversity"] = float((diversity(reads) / own_diversity).mean())
-            if (
-                args.long
-                and name != "wrong_audio"
-                and (sampler or (name == "real" and truth.seeds))
-            ):
-                longer = ten_seconds(truth, min(args.long, len(truth.frames)))
-                frames = (
-                    generate_videos(
-                        sampler, longer, ref[: args.long], autoencoder, args.seed, args.bf16
-                    )
-                    if sampler
-                    else redrawn(longer, args.seed)
-                )
-                row["identity_10s"], row["colour_10s"] = judge.faithfulness(frames[:, -FPS:])
+                if true_diversity is None:  # the first row is `real`
+                    true_diversity = diversity(reads)
+                row["diversity"] = float((diversity(reads) / true_diversity).mean())
+            row |= after_ten_seconds(name, sampler, judge, ref, autoencoder, args)
             rows.append(row)
             bar.update(args.seeds)
         if samplers := {name: sampler for name, _, _, sampler in table if sampler}:
             bar.set_description("speed")
+            rounds = 1 if args.quick else 5
             with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-                measured = speeds(
-                    samplers, truth.windows, ref, autoencoder, device, 1 if args.quick else 5
-                )
+                measured = speeds(samplers, truth.windows, ref, autoencoder, device, rounds)
             rows = [row | measured.get(row["model"], {}) for row in rows]
-    count = len(truth.frames)
-    others = (
-        truth_of(videos, count, count, n_frames, device).frames
-        if len(videos.starts) - 1 >= count + 2
-        else None
-    )  # a covariance wants two
     slow = next((r["denoise_ms_per_frame"] for r in rows if r["model"] == "teacher"), None)
     for row in rows:
-        row["speedup"] = (
-            slow / row["denoise_ms_per_frame"] if slow and row["denoise_ms_per_frame"] else None
-        )
+        own = row["denoise_ms_per_frame"]
+        row["speedup"] = slow / own if slow and own else None
+
+    others = None
+    if len(videos.starts) - 1 >= count + 2:  # a covariance wants two
+        others = truth_of(videos, count, count, n_frames, device).frames
     setting = dict(
         seed=args.seed,
         seeds=args.seeds,
@@ -244,53 +161,25 @@ def plain(x):
 
 def arguments(argv=None):
     """The command line, checked. Raises ValueError."""
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--data",
-        default=tiny_data.HOME,
-        help="the toy set, or a folder of video clips with sound (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--checkpoints",
-        default=HERE / "checkpoints",
-        help="folder of autoencoder.pt, metrics.pt, teacher.pt ... (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--metrics",
-        help="another checkpoint of the measuring networks, such as one trained on your own clips",
-    )
-    parser.add_argument(
-        "--models", default="", help="only these rows (and `real`): names with commas between"
-    )
-    parser.add_argument("--clips", type=int, default=64, help="test videos (default: %(default)s)")
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=40,
-        help="frames of each: 16, then 12 at a time (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--long",
-        type=int,
-        default=8,
-        help="people who also generate_videos for ten seconds, once (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=3, help="repetitions with other noise (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the first of them")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="4 clips of 16 frames, one seed: a look, not a measurement",
-    )
-    parser.add_argument("--bf16", action="store_true", help="denoiser and decoder in bfloat16")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", help="file to write rows and setting to")
-    parser.add_argument("--markdown", help="file to write the table and its legend to")
-    parser.add_argument(
-        "--legend", action="store_true", help="print what every number means, and stop"
-    )
+    parser, usual = Parser(__doc__), "(default: %(default)s)"
+    add = parser.add_argument
+    add("--data", default=tiny_data.HOME, help=f"the toy set, or a folder of clips {usual}")
+    folder = HERE / "checkpoints"
+    add("--checkpoints", default=folder, help=f"autoencoder.pt, metrics.pt, teacher.pt ... {usual}")
+    add("--metrics", help="other measuring networks, such as some trained on your own clips")
+    add("--models", default="", help="only these rows (and `real`): names with commas between")
+    add("--clips", type=int, default=64, help=f"test videos {usual}")
+    add("--frames", type=int, default=40, help=f"frames of each: 16, then 12 at a time {usual}")
+    add("--long", type=int, default=8, help=f"people who also speak for ten seconds, once {usual}")
+    add("--seeds", type=int, default=3, help=f"repetitions with other noise {usual}")
+    add("--seed", type=int, default=0, help="the first of them")
+    quick = "4 clips of 16 frames, one seed: a look, not a measurement"
+    add("--quick", action="store_true", help=quick)
+    add("--bf16", action="store_true", help="denoiser and decoder in bfloat16")
+    add("--device", default="auto")
+    add("--json", help="file to write rows and setting to")
+    add("--markdown", help="file to write the table and its legend to")
+    add("--legend", action="store_true", help="print what every number means, and stop")
     args = parser.parse_args(argv)
     if args.quick:
         args.clips, args.frames, args.seeds, args.long = 4, 16, 1, 0
@@ -315,13 +204,13 @@ def main(argv=None):
             f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
             for k, v in result["setting"].items()
         )
-        print(text_table(result["rows"]), setting, sep="\n\n")
+        lines = cells(result["rows"])
+        print(aligned(lines), setting, sep="\n\n")
         if args.json:
-            Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+            Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         if args.markdown:
-            Path(args.markdown).write_text(
-                f"{text_table(result['rows'], markdown=True)}\n\n{setting}\n\n{legend()}\n"
-            )
+            text = "\n\n".join([markdown(lines), setting, legend()])
+            Path(args.markdown).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,18 +22,15 @@ from torch import nn
 
 import tiny_data
 from autoencoder import load_autoencoder, to_pixels
+from checkpoint import half, load_checkpoint, same_run, save_checkpoint
 from common import (
     Log,
     Options,
     check_finite,
     cosine_decay,
-    half,
-    load_checkpoint,
     one_line_errors,
     parse,
     pick_device,
-    same_run,
-    save_checkpoint,
     smoke,
 )
 from evaluation.measures import sync_scores
@@ -212,9 +209,7 @@ def train(cfg, resume=False):
         if len(motion) or name != "reader"
     }
     if cfg.only and cfg.only not in nets:
-        raise ValueError(
-            "--only reader: your own clips have no true motion that a reader could learn"
-        )
+        raise ValueError("--only reader: your own clips have no motion that a reader could learn")
 
     # 5 resume: networks that were finished are kept
     progress, saved = f"{cfg.out}/last.pt", {"kind": "metrics"}
@@ -230,9 +225,8 @@ def train(cfg, resume=False):
     log = Log(cfg.out, cfg, device, resume or bool(cfg.only))
     run = Run(cfg, data, held_out, mean, std, generator, device, log)
     for name, net in nets.items():
-        print(
-            f"{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters, {device}"
-        )
+        count = sum(p.numel() for p in net.parameters()) / 1e6
+        print(f"{name}: {count:.2f} M parameters, {device}")
 
     # 6 loop
     for name in todo:

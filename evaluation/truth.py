@@ -11,7 +11,8 @@ import torch
 from audio_features import FPS
 from autoencoder import to_pixels, to_uint8
 from evaluation import metrics
-from sample import CHUNK, toy_portrait
+from generate import CHUNK
+from portrait import toy_portrait
 from tiny_data import FIRST_SEED, faces
 from tiny_data.phones import CLOSED, PHONES
 
@@ -115,18 +116,14 @@ def ten_seconds(truth, people):
     order = range(-(-(LONG + CHUNK) // n_frames))
 
     def joined(x):
-        return (
-            None
-            if x is None
-            else torch.cat(
-                [torch.as_tensor(x)[:, :n_frames].roll(-k, 0)[:people] for k in order], 1
-            )
-        )
+        return torch.cat([x[:, :n_frames].roll(-k, 0)[:people] for k in order], 1)
 
-    motion = joined(truth.motion)
+    motion = truth.motion
+    if motion is not None:
+        motion = joined(torch.from_numpy(motion))[:, :LONG].numpy()
     return truth._replace(
         windows=joined(truth.windows)[:, : LONG + CHUNK],
-        motion=None if motion is None else motion[:, :LONG].numpy(),
+        motion=motion,
         frames=np.broadcast_to(np.uint8(0), (people, LONG, 1, 1, 1)),
         seeds=truth.seeds and truth.seeds[:people],
     )

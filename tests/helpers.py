@@ -8,7 +8,7 @@ from torch import nn
 
 import autoencoder
 import tiny_data
-from common import save_checkpoint
+from checkpoint import save_checkpoint
 from latents import Cond
 from unet import UNet
 

@@ -6,7 +6,7 @@ from helpers import SHIPPED, prepare, small_unet
 
 import common
 import distill_stage2
-from common import save_checkpoint
+from checkpoint import save_checkpoint
 from evaluation import ablate
 
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 import distill_stage2
 from baselines import consistency
 from baselines.consistency import consistency_loss, teacher_step
-from common import load_checkpoint, save_checkpoint
+from checkpoint import load_checkpoint, save_checkpoint
 from diffusion import T, add_noise, alpha_sigma
 from distill_stage1 import load_stage1
 from distill_stage2 import load_stage2

@@ -12,12 +12,13 @@ from PIL import Image
 import teacher
 import tiny_data
 from autoencoder import load_autoencoder
-from common import save_checkpoint
+from checkpoint import save_checkpoint
 from departures import noise_source
-from evaluation import film, metrics, speed, truth
+from evaluation import film, metrics, models, speed, truth
 from evaluation import table as evaluate
 from evaluation.judge import Judge
 from evaluation.legend import SHOWN
+from evaluation.models import models_in
 from latents import Cond
 from teacher import ddim_sample
 from tiny_data import FIRST_SEED, SPLITS
@@ -202,7 +203,7 @@ def test_every_row_samples_from_its_own_checkpoint(tmp_path):
     )
     made = {
         name: sampler(cond, lambda: noise)
-        for name, nfe, sampler in evaluate.models(tmp_path, CPU)
+        for name, nfe, sampler in models_in(tmp_path, CPU)
         if nfe == 1
     }
     for seed, name in enumerate(("ddim1", "stage1_1step", "stage2", "direct1")):
@@ -237,7 +238,7 @@ def test_the_plain_rows_have_plain_noise_and_weights_of_their_own(tmp_path, monk
         torch.zeros_like(noise),
         torch.zeros(1, 16),
     )
-    rows = {name: sampler for name, _, sampler in evaluate.models(tmp_path, CPU)}
+    rows = {name: sampler for name, _, sampler in models_in(tmp_path, CPU)}
     torch.testing.assert_close(
         rows["plain_stage2"](cond, lambda: noise),
         ddim_sample(small_unet(2), cond, noise, 1, 1, 1),
@@ -374,8 +375,8 @@ def test_json_and_markdown_hold_every_row_and_number(place, capsys, monkeypatch)
         "identity_others",
     } <= set(result["setting"])
     assert (
-        "| ddim1 |" in files["md"].read_text()
-        and "Fréchet" in files["md"].read_text()
+        "| ddim1 |" in files["md"].read_text("utf-8")
+        and "Fréchet" in files["md"].read_text("utf-8")
         and "ddim1" in capsys.readouterr().out
     )
 
@@ -474,12 +475,12 @@ def test_weights_of_other_chunks_are_refused(tmp_path):
         model=small_unet().state_dict(),
     )
     with pytest.raises(ValueError, match="trained with --frames 24"):
-        evaluate.models(tmp_path, "cpu")
+        models_in(tmp_path, "cpu")
 
 
 def test_the_film_shows_the_truth_beside_every_model(place, monkeypatch):
     quick = lambda model, recipe, **k: teacher.teacher_sampler(model, "plain", 1)
-    monkeypatch.setattr(evaluate, "teacher_sampler", quick)
+    monkeypatch.setattr(models, "teacher_sampler", quick)
     out = place / "film.gif"
     line = ["--data", place / "data", "--checkpoints", place / "checkpoints", "--out", out]
     film.main([*map(str, line), "--size", "64", "--video", "1"])

@@ -107,6 +107,21 @@ def test_the_shipped_student_opens_on_open_vowels_and_shuts_on_m_b_p(tmp_path):
     )
 
 
+def test_the_table_is_printed_even_where_the_sheet_cannot_take_its_place(
+    tmp_path, monkeypatch, capsys
+):
+    def make(args, sheet):
+        sheet.write_bytes(b"new")
+        (tmp_path / "sheet.png").mkdir()  # meanwhile
+        return "the table"
+
+    monkeypatch.setattr(phone_sheet, "phone_sheet", make)
+    with pytest.raises(SystemExit):
+        phone_sheet.main(["a.wav", "a.tsv", "--out", str(tmp_path / "sheet.png")])
+    said = capsys.readouterr()
+    assert "the table" in said.out and "cannot be replaced" in said.err
+
+
 @pytest.mark.parametrize(
     "text, says",
     [

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import weakref
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from helpers import condition
 from PIL import Image, ImageCms
 from scipy.io import wavfile
 
+import generate
 import sample
 from audio_features import FRAME, SR, audio_windows, log_mel
 from autoencoder import AutoEncoder, load_autoencoder
-from common import save_checkpoint
+from checkpoint import save_checkpoint
 from departures import noise_source
+from generate import generate_latents, generate_video, load_to_sample
 from latents import Cond
-from media import WRITERS, load_audio, load_frames, load_portrait, write_video
-from sample import generate_latents, generate_video, toy_portrait
+from media import WRITERS, finished_file, load_audio, load_frames, write_video
+from portrait import load_portrait, toy_portrait
 from teacher import ddim_sample, load_teacher
 from unet import UNet
 
@@ -376,17 +379,13 @@ def test_png_is_a_sheet_of_evenly_spaced_frames(run, tmp_path, frames, shape):
     assert iio.imread("talk.PNG").shape == shape
 
 
-def test_a_video_that_cannot_take_its_place_is_kept_and_named(run, tmp_path, monkeypatch, capsys):
+def refuse(*args, **more):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_sheet_that_cannot_take_its_place_is_kept_and_named(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "talk.png").write_bytes(b"old")
-    real, tried = os.replace, []
-
-    def replace(source, target):
-        tried.append(target)
-        if len(tried) == 1:
-            raise PermissionError(13, "Permission denied")
-        real(source, target)
-
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(SystemExit) as stop:
         run("--out", "talk.png")
     said = capsys.readouterr().err
@@ -394,6 +393,22 @@ def test_a_video_that_cannot_take_its_place_is_kept_and_named(run, tmp_path, mon
     kept = Path(said.split(": it is ")[1].strip())
     assert iio.imread(kept).ndim == 3 and (tmp_path / "talk.png").read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([kept.parent.name, "talk.png"])
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("name", ["talk.mp4", "talk.GIF", "talk.png"])
+def test_what_is_finished_is_kept_even_where_the_folder_was_closed_meanwhile(
+    tmp_path, monkeypatch, name, closed
+):
+    (tmp_path / name).write_bytes(b"old")
+    with pytest.raises(ValueError, match="cannot be replaced .Permission denied.: it is") as error:
+        with finished_file(tmp_path / name) as temporary:
+            temporary.write_bytes(b"new")
+            for module, function in [(os, "replace")] + closed * [(tempfile, "mkdtemp")]:
+                monkeypatch.setattr(module, function, refuse)
+    kept = Path(str(error.value).split(": it is ")[1])
+    assert kept.read_bytes() == b"new" and (tmp_path / name).read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2 and kept.suffix.lower() == Path(name).suffix.lower()
 
 
 @pytest.mark.parametrize("name", ["talk.mp4", "talk.gif", "talk.png"])
@@ -472,19 +487,19 @@ def test_portrait_is_upright_square_and_opaque(tmp_path):
     exif[274] = 6  # "turn by 90 degrees clockwise to view"
     Image.fromarray(np.rot90(picture)).save(tmp_path / "phone.png", exif=exif)
     for name in ("rgb.png", "phone.png"):  # the middle 100 x 100: left half red, right half blue
-        face = sample.load_portrait(str(tmp_path / name))
+        face = load_portrait(str(tmp_path / name))
         assert face.shape == (64, 64, 3) and face.dtype == np.uint8
         assert face[32, 8].tolist() == [255, 0, 0] and face[32, 56].tolist() == [0, 0, 255]
     Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.new("L", (64, 64), 77).save(tmp_path / "grey.png")
     Image.fromarray(np.full((64, 64), 77 * 257, np.uint16)).save(tmp_path / "grey16.png")
     for name, value in (("clear.png", 255), ("grey.png", 77), ("grey16.png", 77)):
-        assert (sample.load_portrait(str(tmp_path / name)) == value).all(), name
+        assert (load_portrait(str(tmp_path / name)) == value).all(), name
 
 
 def test_a_toy_portrait_saved_and_loaded_is_the_same(tmp_path):
     iio.imwrite(tmp_path / "face.png", toy_portrait(2_000_124))
-    assert (sample.load_portrait(str(tmp_path / "face.png")) == toy_portrait(2_000_124)).all()
+    assert (load_portrait(str(tmp_path / "face.png")) == toy_portrait(2_000_124)).all()
 
 
 # ---- trouble: one line, exit code 2, nothing left behind ----
@@ -594,13 +609,13 @@ def test_a_stopped_run_keeps_the_old_file_and_leaves_no_new_one(
     run, tmp_path, monkeypatch, capfd, trouble, code
 ):
     (tmp_path / "talk.mp4").write_text("old")
-    chunks = sample.generate_latents
+    chunks = generate.generate_latents
 
     def breaks(*args):
         yield next(chunks(*args))
         raise trouble
 
-    monkeypatch.setattr(sample, "generate_latents", breaks)
+    monkeypatch.setattr(generate, "generate_latents", breaks)
     assert_fails(run, capfd, code)
     assert os.listdir() == ["talk.mp4"] and (tmp_path / "talk.mp4").read_text() == "old"
 
@@ -675,7 +690,7 @@ def test_compare_shows_every_model_whose_weights_are_there(folder, tmp_path, mon
 def test_weights_cast_once_for_bf16_give_what_autocast_gives(folder):
     """A tenth of the one-step student's time on a CPU was casting its weights at every call."""
     both = [
-        sample.load_to_sample(load_teacher, folder / "teacher.pt", "cpu", bf16)[0]
+        load_to_sample(load_teacher, folder / "teacher.pt", "cpu", bf16)[0]
         for bf16 in (False, True)
     ]
     cond, xt = condition(given=4), torch.randn(2, 16, 16, 8, 8, generator=generator())

@@ -16,6 +16,11 @@ from tiny_data.faces import MOTION
 from tiny_data.phones import lips
 
 
+@pytest.fixture(scope="module", autouse=True)
+def pool():
+    """The real one: several processes make the videos."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy") / "set"

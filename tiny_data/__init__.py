@@ -28,16 +28,9 @@ from tiny_data import faces
 from tiny_data.clips import is_video, load_folder
 from tiny_data.phones import lips
 
-SPLITS = {
-    "train": 1080,
-    "val": 48,
-    "test": 96,
-}  # videos, each of one identity speaking one utterance
-FIRST_SEED = {
-    "train": 0,
-    "val": 1_000_000,
-    "test": 2_000_000,
-}  # disjoint for identities, motions and utterances
+SPLITS = {"train": 1080, "val": 48, "test": 96}  # videos, each one identity and one utterance
+# disjoint for identities, motions and utterances
+FIRST_SEED = {"train": 0, "val": 1_000_000, "test": 2_000_000}
 VIDEO_FRAMES = 80  # 3.2 s
 HOME = Path(__file__).resolve().parents[1] / "data/tiny"  # where the scripts look for it
 
@@ -87,18 +80,11 @@ def build(folder, split, n_videos=None, seed=0):
     with multiprocessing.Pool(**ignore) as pool:
         videos = pool.imap(make_video, seeds, chunksize=4)
         made = list(tqdm(videos, total=n, desc=f"toy data, {split}", unit="video"))
-    frames, mel, wave, motion, phones = zip(*made)
+    *arrays, phones = zip(*made)
+    frames, mel, wave, motion = map(np.concatenate, arrays)
     starts = np.arange(n + 1) * VIDEO_FRAMES
-    save(
-        folder / split,
-        Videos(
-            *(np.concatenate(a) for a in (frames, mel)),
-            starts,
-            *(np.concatenate(a) for a in (wave, motion)),
-            phones,
-        ),
-    )
-    contact_sheet(folder / f"{split}.png", [f[::5][:12] for f in frames[:8]])
+    save(folder / split, Videos(frames, mel, starts, wave, motion, phones))
+    contact_sheet(folder / f"{split}.png", [f[::5][:12] for f in arrays[0][:8]])
 
 
 def save(folder, videos):
@@ -108,15 +94,12 @@ def save(folder, videos):
     try:
         for name, value in videos._asdict().items():
             if name == "phones":
-                (temporary / "phones.json").write_text(json.dumps(value))
+                (temporary / "phones.json").write_text(json.dumps(value), encoding="utf-8")
             else:
-                np.save(
-                    temporary / f"{name}.npy", value.astype(np.float16) if name == "mel" else value
-                )
-        if folder.exists():
-            os.replace(
-                folder, old
-            )  # at once, not file by file: another script may have just built it, and read it now
+                value = value.astype(np.float16) if name == "mel" else value
+                np.save(temporary / f"{name}.npy", value)
+        if folder.exists():  # moved at once: another script may have just built it, and read it now
+            os.replace(folder, old)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -157,8 +140,7 @@ def load(data, split, n_videos=0, min_frames=20):
     the usual number). Your own clips are split by clip, in the order of their names: the last tenth
     is "test", the tenth before it "val"; with fewer than three clips, splits overlap. Clips shorter
     than min_frames are skipped, with a printed line, after the split: every script holds out the
-    same clips, however long it wants them. Raises ValueError with one line when the folder is not
-    there or holds neither, or a split no clip that is long enough.
+    same clips, however long it wants them. Raises ValueError, one line.
     """
     if data == "":  # Path("") is the folder that one happens to be in
         raise ValueError("--data is empty: name a folder")
@@ -176,7 +158,7 @@ def load(data, split, n_videos=0, min_frames=20):
         fields = [f for f in Videos._fields if f != "phones"]
         try:
             arrays = {f: np.load(data / split / f"{f}.npy") for f in fields}
-            phones = json.loads((data / split / "phones.json").read_text())
+            phones = json.loads((data / split / "phones.json").read_text("utf-8"))
         except (OSError, ValueError, EOFError):  # half a copy
             raise ValueError(f"{data / split} is damaged: delete it, it is built again") from None
         return Videos(**arrays, phones=phones)
@@ -197,15 +179,9 @@ def load(data, split, n_videos=0, min_frames=20):
         )
     _, frames, waves = zip(*part)
     starts = np.cumsum([0] + [len(f) for f in frames])
-    mels = [log_mel(w) for w in waves]
-    return Videos(
-        np.concatenate(frames),
-        np.concatenate(mels),
-        starts,
-        np.concatenate(waves),
-        np.zeros((0, len(faces.MOTION)), np.float32),
-        [],
-    )
+    mels, unknown = [log_mel(w) for w in waves], np.zeros((0, len(faces.MOTION)), np.float32)
+    frames, mel, wave = map(np.concatenate, (frames, mels, waves))
+    return Videos(frames, mel, starts, wave, unknown, [])
 
 
 def contact_sheet(path, rows, scale=2):

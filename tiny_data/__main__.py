@@ -25,10 +25,8 @@ def main():
         args = arguments()
         for split in SPLITS:
             build(args.out, split, args.videos, args.seed)
-    print(
-        f"wrote {args.out}: {sum(SPLITS.values()) if args.videos is None else 3 * args.videos} "
-        f"videos of {VIDEO_FRAMES} frames; look at {args.out}/train.png"
-    )
+    count = sum(args.videos or usual for usual in SPLITS.values())
+    print(f"wrote {args.out}: {count} videos of {VIDEO_FRAMES} frames; see {args.out}/train.png")
 
 
 if __name__ == "__main__":

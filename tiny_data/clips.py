@@ -26,8 +26,7 @@ def load_folder(folder, min_frames=20, size=64):
 
     Frames and sound are cut to the shorter of the two, in whole frames, so audio_windows(wave) has
     F windows. A clip that has no sound, cannot be read or is shorter than min_frames is left out,
-    with a printed line that says why; files that are not videos are ignored. Raises ValueError, one
-    line: missing, not a folder, no usable clip in it."""
+    with a printed line that says why; files that are not videos are ignored. Raises ValueError."""
     if not os.path.isdir(folder):
         raise ValueError(
             f"{os.fspath(folder)!r} is not a folder: give the folder that holds your videos"
