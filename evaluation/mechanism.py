@@ -32,8 +32,9 @@ from common import HERE, Parser, one_line_errors, parse, pick_device
 from diffusion import T, add_noise
 from evaluation import metrics
 from evaluation.judge import Judge
+from evaluation.models import generate_videos
 from evaluation.plots import read_log
-from evaluation.table import generate_videos, plain
+from evaluation.table import plain
 from evaluation.truth import truth_of
 from latents import load_clips, preview, preview_noise
 from student import student_sampler
@@ -100,7 +101,7 @@ def train_arm(base, name, seed, args, device):
     cfg = replace(base, **ARMS[name], warm_disc=warm, seed=seed)
     cfg = replace(cfg, out=str(place), weights=str(place / "stage2.pt"))
     done, setting = place / "done.json", json.dumps(asdict(cfg))
-    if done.exists() and done.read_text() == setting:
+    if done.exists() and done.read_text(encoding="utf-8") == setting:
         return
     done.unlink(missing_ok=True)
     place.mkdir(parents=True, exist_ok=True)
@@ -110,10 +111,10 @@ def train_arm(base, name, seed, args, device):
         found = look(phase.steps, student, ema, disc, cfg.recipe or "toy")
         rows.append(plain(dict(step=step, phase=phase.steps, **found)))
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        (place / "looks.jsonl").write_text(text)
+        (place / "looks.jsonl").write_text(text, encoding="utf-8")
 
     distill_stage2.train(cfg, watch=watch)
-    done.write_text(setting)
+    done.write_text(setting, encoding="utf-8")
 
 
 def draw(out):
@@ -129,7 +130,7 @@ def draw(out):
     found = {}
     for done in sorted(Path(out).glob("*/done.json")):
         arm, _, seed = done.parent.name.rpartition("-")
-        cfg, log = json.loads(done.read_text()), read_log(done.parent / "log.jsonl")
+        cfg, log = json.loads(done.read_text(encoding="utf-8")), read_log(done.parent / "log.jsonl")
         looks = read_log(done.parent / "looks.jsonl")
         curves = {"gradient": log.get("gradient", ([], []))}
         curves |= {k: v for k, v in looks.items() if k not in ("step", "phase")}
@@ -150,7 +151,7 @@ def draw(out):
     figure.tight_layout()
     figure.savefig(Path(out) / "mechanism.png", dpi=100, metadata={"Software": None})
     plt.close(figure)
-    (Path(out) / "mechanism.json").write_text(json.dumps(found, indent=1) + "\n")
+    (Path(out) / "mechanism.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
 
