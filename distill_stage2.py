@@ -29,7 +29,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from autoencoder import load_autoencoder
 from checkpoint import resume_training, save_training
@@ -46,6 +45,7 @@ from common import (
 )
 from departures import noise_source
 from diffusion import T, add_noise, trailing_timesteps
+from discriminator import Discriminator
 from distill_stage1 import load_stage1
 from latents import contact_sheet, draws, preview
 from parallel import join
@@ -71,14 +71,14 @@ class Config(Options):
     student: str = "checkpoints/stage1.pt"  # 4-step student: initialises student, D; makes x_ref
     recipe: str = ""  # plain = the method, toy = with departures.py; "" = the 4-step student's
     batch: int = 8  # clips per iteration
-    lr: float = 6e-5  # peak rate of the student in phase N = 1; divided by N in phases 3 and 2
+    lr: float = 6e-5  # peak rate of the student in each phase
     disc_lr: float = 5e-4  # of the discriminator
     save_every: int = 50  # iterations between checkpoints, contact sheets and quick evaluations
     warm_disc: int = 30  # ablation: iterations before phase 3 in which only D learns
-    phase_steps: int = 20  # ablation: student updates in each of the phases 3 and 2
-    last_steps: int = 300  # ablation: student updates in phase 1
+    phase_steps: int = 100  # ablation: student updates in each of the phases 3 and 2
+    last_steps: int = 100  # ablation: student updates in phase 1
     progressive: bool = True  # ablation: phases 3 and 2; without, phase 1 gets their updates
-    curriculum: int = 10  # ablation: W, updates in which the last timestep is drawn; 0 = none
+    curriculum: int = 50  # ablation: W, updates in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0  # ablation: λ_sc; 0 = no self-compare objective, and no R(x_ref)
     gan: str = "relativistic"  # ablation: relativistic, hinge or vanilla
     penalty: float = 20.0  # ablation: λ of the gradient penalties; 0 = none
@@ -129,11 +129,10 @@ def draw_last(before, n, i, warm, u):
     """Progressive timestep sampling: the last timestep at student update i (from 0) of phase N.
     TurboTalk, stage 2.
 
-    Uniform, u in [0, 1), over a gap that begins at the last one of the phase before, T / before,
-    and opens linearly towards the new one, T / N: by (i + 1) / W of the way, W = warm: T / before +
-    u (i + 1) / W (T / N − T / before) for i < W. From then on it is T / N. u (B,) -> (B,)
-    timesteps. before = N + 1, or 4 where phases are left out and in D's
-    warm-up.
+        T / before + u (i + 1) / W (T / N − T / before)   for i < W = warm,   then T / N
+
+    Uniform over a gap that opens linearly from the last timestep of the phase before. u (B,) in
+    [0, 1) -> (B,) timesteps; before = N + 1, or 4 in D's warm-up and without progression.
     """
     old, new = T / before, T / n
     return torch.full_like(u, new) if i >= warm else old + u * (i + 1) / warm * (new - old)
@@ -203,43 +202,14 @@ def penalty(disc, xt, t, cond, value, n):
     return (value - disc(hold_context(xt + SIGMA * n, cond), t, cond)).square().mean()
 
 
-# ---------------------------------------------------------------- the discriminator
-
-
-class Discriminator(nn.Module):
-    """x_t (B, F, C, H, W), t (B,), Cond -> (B,): the features of a few-step student with a head on
-    each of their levels.
-
-    A value for every place, summed over a frame and all levels, averaged over the frames that are
-    not context. The last layer is zero, so the adversarial gradient grows from 0, and has no bias,
-    which would cancel in D(a) − D(b). network: as unet.UNet, of which only features() is used;
-    widths: the channels of its levels.
-    """
-
-    def __init__(self, network, widths):
-        super().__init__()
-        self.network = network
-        self.heads = nn.ModuleList()
-        for c in widths:
-            last = nn.Conv2d(c, 1, 1, bias=False)
-            nn.init.zeros_(last.weight)
-            head = nn.Sequential(nn.GroupNorm(8, c), nn.Conv2d(c, c, 1), nn.SiLU(), last)
-            self.heads.append(head)
-
-    def forward(self, xt, t, cond):
-        levels = self.network.features(xt, t, cond)  # (B F, c, h, w) each
-        values = sum(head(h).float().sum((1, 2, 3)) for head, h in zip(self.heads, levels))
-        free = 1 - cond.mask  # (B, F)
-        return (values.view_as(free) * free).sum(1) / free.sum(1)
-
+# ---------------------------------------------------------------- training
 
 load_stage2 = partial(load_teacher, kind="stage2")
 
 
-# ---------------------------------------------------------------- training
-
-
-def train(cfg, resume=False):
+def train(cfg, resume=False, watch=None):
+    """-> the moving average. watch(step, phase, student, ema, disc) is called where a checkpoint is
+    saved (evaluation/mechanism.py)."""
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU
@@ -250,10 +220,8 @@ def train(cfg, resume=False):
     reference, checkpoint_config = load_stage1(cfg.student, device)
     steps = checkpoint_config.get("target_steps", 4)
     if steps != 4 and cfg.progressive:
-        raise ValueError(
-            f"{cfg.student} has {steps} steps: progression starts from a student of 4 "
-            "(with --no-progressive any will do)"
-        )
+        needs = "progression starts from a student of 4 (with --no-progressive any will do)"
+        raise ValueError(f"{cfg.student} has {steps} steps: {needs}")
     cfg, network = with_recipe(cfg, checkpoint_config), network_of(checkpoint_config)
     clips, held_out, lip_reader = load_data(cfg, network["frames"], autoencoder, device)
 
@@ -308,16 +276,10 @@ def train(cfg, resume=False):
             r = r1 + r2 + r3 if cfg.self_compare else r1 + r2
             loss_d = loss_d + cfg.penalty * r
         optimise(step, "discriminator", disc, disc_optimiser, cfg.disc_lr, loss_d)
-        row = dict(
-            real=real.mean(),
-            reference=ref.mean(),
-            fake=fake.mean(),
-            accuracy=(real > fake).float().mean(),
-            loss_d=loss_d,
-            penalty=cfg.penalty * r,
-            last_t=last.mean(),
-            latent_std=x0_hat.std(),
-        )
+        row = dict(real=real.mean(), reference=ref.mean(), fake=fake.mean(), loss_d=loss_d)
+        row |= dict(accuracy=(real > fake).float().mean(), penalty=cfg.penalty * r)
+        row |= dict(last_t=last.mean(), latent_std=x0_hat.std())
+        row = {name: value.item() for name, value in row.items()}
 
         # the student's step, against the discriminator that has just learnt
         if phase.student_learns:
@@ -326,26 +288,24 @@ def train(cfg, resume=False):
                     real, ref = disc(xt_real, t, cond), disc(xt_ref, t, cond)
                 fake = disc(xt_fake, t, cond)
                 loss_g = gen_objective(cfg.gan, real, ref, fake, cfg.self_compare)
-            lr = cfg.lr / phase.steps * cosine_decay(i / phase.updates) * min(1, (i + 1) / WARMUP)
-            optimise(step, "student", student, optimiser, lr, loss_g)
+            lr = cfg.lr * cosine_decay(i / phase.updates) * min(1, (i + 1) / WARMUP)
+            grad_norm = optimise(step, "student", student, optimiser, lr, loss_g)
             update_ema(ema, student, step - cfg.warm_disc, EMA)  # ema
-            row["loss_g"] = loss_g
-        rows.append({k: v.item() for k, v in row.items()})
+            row |= dict(loss_g=loss_g.item(), gradient=grad_norm)
+        rows.append(row)
 
         if (step + 1) % LOG_EVERY == 0:  # log
             log(step + 1, phase=phase.steps, **mean_rows(rows))
             rows = []
         if (step + 1) % cfg.save_every == 0 or step + 1 == len(plan):  # sample, save
             sampler = student_sampler(ema, asdict(cfg), steps=phase.steps)
-            contact_sheet(
-                f"{cfg.out}/{step + 1:06d}.png", [sampler, reference_sampler], held_out, autoencoder
-            )
+            shown = [sampler, reference_sampler]
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", shown, held_out, autoencoder)
             if lip_reader:
-                log(
-                    step + 1,
-                    phase=phase.steps,
-                    **quick_eval(sampler, held_out, autoencoder, *lip_reader),
-                )
+                found = quick_eval(sampler, held_out, autoencoder, *lip_reader)
+                log(step + 1, phase=phase.steps, **found)
+            if watch:
+                watch(step + 1, phase, student, ema, disc)
             ship = phase.steps == 1  # before that it is no one-step student
             save_training(cfg, "stage2", step + 1, generator, ship=ship, network=network, **parts)
     return ema

@@ -29,8 +29,12 @@ CURVES = {
         ("head's spread and change over the true clips': towards 1", ["spread", "change"]),
     ],
     "stage2": [
-        ("D's logits: only differences mean something", ["real", "reference", "fake"]),
+        (
+            "D's logits, less the reference's: below 0 is worse",
+            ["real - reference", "fake - reference"],
+        ),
         ("D ranks real above fake: 0.5 is a guess", ["accuracy"]),
+        ("the student's gradient from D, before clipping to 1", ["gradient"]),
         ("lips: what tells whether it works", ["jaw", "width", "rounding"]),
         ("head's spread and change: far above 1 is flicker", ["spread", "change"]),
     ],
@@ -69,12 +73,19 @@ def read_log(path):
 def plot_log(name, path, out):
     """One picture of a training's log, an axis for each entry of CURVES -> its path."""
     log = read_log(path)
+    for a, b in ("real", "reference"), ("fake", "reference"):  # logits: only differences count
+        if a in log:
+            log[f"{a} - {b}"] = log[a][0], np.subtract(log[a][1], log[b][1])
+    steps, phases = log.get("phase", ([], []))
+    switches = [step for step, a, b in zip(steps[1:], phases, phases[1:]) if a != b]
     curves = [(title, [k for k in keys if k in log]) for title, keys in CURVES[name]]
     curves = [curve for curve in curves if curve[1]]
     figure, axes = plt.subplots(1, len(curves), figsize=(4.5 * len(curves), 3.2), squeeze=False)
     for axis, (title, keys) in zip(axes[0], curves):
         for key in keys:
             axis.plot(*log[key], label=key, marker="." if len(log[key][0]) < 20 else "")
+        for step in switches:  # a new phase of stage 2
+            axis.axvline(step, color="grey", linewidth=0.8, linestyle=":")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step" if name == "teacher" else "iteration")
         axis.legend(fontsize=8)

@@ -31,10 +31,11 @@ class Truth(NamedTuple):
     seeds: list  # of the toy videos, or None
 
 
-def truth_of(videos, first, count, n_frames, device):
-    """The first n_frames frames of `count` videos from video `first` on. The toy portrait is
-    neutral and looks ahead, so it tells nothing of the video's motion; your own clips have no other
-    picture than one of their frames: the last one."""
+def truth_of(videos, first, count, n_frames, device, split="test"):
+    """The first n_frames frames of `count` videos of a split from video `first` on.
+
+    The toy portrait is neutral and looks ahead, so it tells nothing of the video's motion; your own
+    clips have no other picture than one of their frames: the last one."""
     pick = range(first, min(first + count, len(videos.starts) - 1))
     frames = np.stack([videos.frames[videos.starts[i] : videos.starts[i] + n_frames] for i in pick])
     windows = np.stack([videos.windows(i, more=CHUNK)[: n_frames + CHUNK] for i in pick])
@@ -43,7 +44,7 @@ def truth_of(videos, first, count, n_frames, device):
         portraits = np.stack([videos.frames[videos.starts[i + 1] - 1] for i in pick])
         return Truth(frames, windows, portraits, None, None, None, None)
     motion = np.stack([videos.motion[videos.starts[i] : videos.starts[i] + n_frames] for i in pick])
-    seeds = [FIRST_SEED["test"] + i for i in pick]
+    seeds = [FIRST_SEED[split] + i for i in pick]
     if not np.array_equal(faces.render(faces.identity(seeds[0]), motion[0, :1])[0], frames[0, 0]):
         raise ValueError(
             "the toy set was not built with seed 0 by this version: build it again with python "
