@@ -12,7 +12,6 @@ From fixed noise: the same pictures every time.
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 
@@ -24,13 +23,11 @@ from departures import noise_source
 from diffusion import add_noise, x0_from_v
 from distill_stage1 import Config, dmd_gradient, load_stage1, real_score
 from distill_stage2 import load_stage2
+from evaluation.plots import plt, save
 from generate import sampler_of_teacher
 from latents import Clips, preview, preview_noise
 from student import few_step_sample, student_sampler
 from teacher import load_teacher
-
-matplotlib.use("Agg")  # files only: no window, no screen
-from matplotlib import pyplot as plt  # noqa: E402
 
 MIDDLE = 8  # of the clip's 16 frames: the one that is shown
 SHOWN_T = (1000, 750, 500, 250, 25)  # of the teacher's 40 steps
@@ -66,14 +63,7 @@ def panels(rows, path, size=1.5):
             axis.imshow(picture)
             axis.set_title(title, fontsize=8)
         line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
-    return save(figure, path)
-
-
-def save(figure, path):
-    figure.tight_layout()
-    figure.savefig(path, dpi=80, metadata={"Software": None}, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    return save(figure, path, bbox_inches="tight")
 
 
 def trajectories(folder, autoencoder, clips, device, path):
@@ -147,7 +137,7 @@ def truth(videos, path, seconds=2.0):
     bottom.imshow(strip, extent=(0, seconds, 0, seconds * step / n), aspect="auto")
     bottom.set_yticks([])
     bottom.set(xlabel="seconds", ylabel="faces")
-    return save(figure, path)
+    return save(figure, path, bbox_inches="tight")
 
 
 def one_video(videos, index):

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from autoencoder import to_pixels
+from evaluation.legend import LIPS
 from evaluation.measures import (
     best_lag,
     blink_statistics,
@@ -15,7 +16,6 @@ from evaluation.measures import (
 )
 from evaluation.metrics import over
 
-LIPS = ("jaw", "width", "round")  # the first columns of metrics.READ, as legend.METRICS says them
 FACE = slice(12, 52), slice(16, 48)  # rows and columns of pixels in which the face lies
 
 
@@ -101,7 +101,7 @@ class Judge:
         )
         if read is not None:
             for i, name in enumerate(LIPS):
-                row[f"{name}_corr"] = correlation(read[..., i], truth.motion[..., i])
+                row[name] = correlation(read[..., i], truth.motion[..., i])
             jaw, spread = read[..., 0], seen["spread"] / own["spread"]
             row["closed_rate"], row["open_rate"] = lip_rates(jaw, truth.closed, truth.opened)
             blinks = own["blink_rate"]
@@ -127,7 +127,7 @@ class Judge:
         if truth.motion is not None and "reader" in self.nets:
             read = own["read"]
             for i, name in enumerate(LIPS):
-                found[f"{name}_corr_true"] = correlation(read[..., i], truth.motion[..., i])
+                found[f"{name}_true"] = correlation(read[..., i], truth.motion[..., i])
             found |= dict(blink_rate_true=own["blink_rate"], head_std_true=own["spread"].tolist())
         if others is not None:
             seen, _ = self.look(others)

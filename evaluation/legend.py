@@ -37,6 +37,7 @@ METRICS = dict(
     (key, (good, meaning))
     for key, good, meaning in (map(str.strip, row.split("|")) for row in LEGEND.strip().split("\n"))
 )  # key -> which direction is good, what it means
+LIPS = ("jaw_corr", "width_corr", "round_corr")  # of the first columns of metrics.READ
 SHOWN = (
     "nfe jaw_corr width_corr round_corr sync_c fid fvd head_std_ratio blink_rate_ratio "
     "frame_change_ratio moving_share_ratio identity_10s colour_10s denoise_ms_per_frame speedup"

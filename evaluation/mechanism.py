@@ -21,7 +21,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 
@@ -32,15 +31,13 @@ from common import HERE, Parser, one_line_errors, parse, pick_device
 from diffusion import T, add_noise
 from evaluation import metrics
 from evaluation.judge import Judge
+from evaluation.legend import LIPS
 from evaluation.models import generate_videos
-from evaluation.plots import read_log
+from evaluation.plots import plt, read_log, save
 from evaluation.table import plain
 from evaluation.truth import truth_of
 from latents import load_clips, preview, preview_noise
 from student import student_sampler
-
-matplotlib.use("Agg")  # files only: no window, no screen
-from matplotlib import pyplot as plt  # noqa: E402
 
 HARSH = dict(gan="vanilla", penalty=0.0, disc_noise=0.0, self_compare=0.0)
 PATHS = {
@@ -87,7 +84,7 @@ def bench(cfg, args, device):
         row, _ = judge(frames)
         return dict(
             accuracy=held_out_accuracy(disc, sampler(student), clips, cfg.disc_noise),
-            lips=np.mean([row[f"{k}_corr"] for k in ("jaw", "width", "round")]),
+            lips=np.mean([row[k] for k in LIPS]),
             **{k: row[k] for k in ("fid", "fvd", "head_std_ratio", "frame_change_ratio")},
         )
 
@@ -148,9 +145,7 @@ def draw(out):
         row[0].legend(fontsize=8)
     for axis in axes[1]:
         axis.set_xlabel("student update")
-    figure.tight_layout()
-    figure.savefig(Path(out) / "mechanism.png", dpi=100, metadata={"Software": None})
-    plt.close(figure)
+    save(figure, Path(out) / "mechanism.png", dpi=100)
     (Path(out) / "mechanism.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 
 from common import HERE, Parser, one_line_errors
+from evaluation.legend import LIPS
 
 matplotlib.use("Agg")  # files only: no window, no screen
 from matplotlib import pyplot as plt  # noqa: E402
@@ -100,7 +101,7 @@ def plot_quality(rows, out):
         chain = [rows[name] for name in names if name in rows]
         if chain:
             nfe = [row["nfe"] for row in chain]
-            lips = [np.mean([row[f"{k}_corr"] for k in ("jaw", "width", "round")]) for row in chain]
+            lips = [np.mean([row[k] for k in LIPS]) for row in chain]
             left.plot(nfe, [row["fvd"] for row in chain], marker="o", label=label)
             right.plot(nfe, lips, marker="o", label=label)
     for axis, title in (left, "FVD-toy (down)"), (right, "lips: mean correlation (up)"):
@@ -125,9 +126,10 @@ def plot_ablation(rows, out):
     return save(figure, out / "ablation.png")
 
 
-def save(figure, path):
+def save(figure, path, dpi=80, **how):
+    """Write a figure, alike in every run -> its path."""
     figure.tight_layout()
-    figure.savefig(path, dpi=80, metadata={"Software": None})  # alike in every run
+    figure.savefig(path, dpi=dpi, metadata={"Software": None}, **how)
     plt.close(figure)
     return path
 

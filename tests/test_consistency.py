@@ -91,9 +91,17 @@ def test_context_frames_stay_true_along_the_teachers_step():
     assert_close(xs[:, :4], add_noise(c.context, eps, s)[:, :4], rtol=0, atol=0)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An untrained teacher and a student; their clips' latents are made once."""
+    folder = tmp_path_factory.mktemp("consistency")
+    prepare(folder, "stage1")
+    return prepare(folder, "teacher", videos=1)
+
+
 @pytest.mark.parametrize("rounds, gaps", [(1, [2, 2]), (3, [2, 2, 4, 4, 8, 8])])
 def test_it_trains_halves_the_gap_ships_a_one_step_student_and_resumes(
-    rounds, gaps, tmp_path, monkeypatch
+    rounds, gaps, folder, monkeypatch
 ):
     seen, usual = [], teacher_step
 
@@ -102,11 +110,10 @@ def test_it_trains_halves_the_gap_ships_a_one_step_student_and_resumes(
         return usual(velocity, xt, t, s, cond, eps)
 
     monkeypatch.setattr(consistency, "teacher_step", spied)
-    with contextlib.chdir(prepare(tmp_path, "teacher", videos=1)):
+    with contextlib.chdir(folder):
         small = dict(data="data", videos=1, autoencoder="ae.pt", teacher="teacher.pt", batch=2)
-        cfg = consistency.Config(
-            **small, rounds=rounds, round_steps=2, save_every=2, out="c", weights="c.pt"
-        )
+        small |= dict(out=f"c{rounds}", weights="c.pt")
+        cfg = consistency.Config(**small, rounds=rounds, round_steps=2, save_every=2)
         ema = consistency.train(cfg)
         assert len(seen) == len(gaps)
         assert all(found in (None, n) for found, n in zip(seen, gaps))
@@ -118,8 +125,8 @@ def test_it_trains_halves_the_gap_ships_a_one_step_student_and_resumes(
         assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), again.parameters()))
 
 
-def test_the_adversarial_phase_goes_on_from_a_one_step_student_but_progression_does_not(tmp_path):
-    with contextlib.chdir(prepare(tmp_path, "stage1", videos=1)):
+def test_the_adversarial_phase_goes_on_from_a_one_step_student_but_progression_does_not(folder):
+    with contextlib.chdir(folder):
         saved = load_checkpoint("stage1.pt", "stage1")
         saved["config"]["target_steps"] = 1
         save_checkpoint("one.pt", **saved)

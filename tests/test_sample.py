@@ -567,26 +567,37 @@ def test_bad_input_gives_one_line_and_no_file(run, folder, options, capfd):
     assert os.listdir() == []
 
 
-def test_a_file_is_read_through_stdin_and_a_pipe_is_refused(folder, tmp_path):
-    """ffmpeg, which reads the sound again for the video, has the frames at its own stdin."""
-    out, line = tmp_path / "talk.mp4", [sys.executable, sample.__file__, "--audio", "/dev/stdin"]
-    line += ["--model", "teacher", "--steps", "1", "--device", "cpu", "--out", out]
-    line += ["--weights", folder / "teacher.pt", "--autoencoder", folder / "autoencoder.pt"]
-    with open(folder / "sound.wav", "rb") as file:
-        assert not subprocess.run(line, stdin=file, capture_output=True).returncode
-    assert len(load_frames(out)) == 20 and len(load_audio(out)) >= len(sound(20))
-    read, write = os.pipe()
-    with open(read) as pipe, open(write, "wb"):
-        done = subprocess.run(line, stdin=pipe, capture_output=True)
-    assert done.returncode == 2 and b"is a pipe" in done.stderr and done.stderr.count(b"\n") == 1
-
-
-def test_sampling_does_not_import_what_it_does_not_need():
-    """SciPy's signal package alone took a quarter of the start-up."""
-    code = "import sys, sample; print([m for m in ('scipy', 'matplotlib') if m in sys.modules])"
+@pytest.fixture(scope="module")
+def through_stdin(folder):
+    """A command of its own, with its sound at /dev/stdin -> the video, and what it printed last:
+    which of some modules it has imported."""
+    out, named = folder / "stdin.mp4", ("scipy", "matplotlib")
+    code = f"import sys, sample; sample.main(sys.argv[1:]); print({{*{named}}} & {{*sys.modules}})"
+    line = [sys.executable, "-c", code, "--audio", "/dev/stdin", "--device", "cpu", "--out", out]
+    line += ["--model", "teacher", "--weights", folder / "teacher.pt", "--steps", "1"]
+    line += ["--autoencoder", folder / "autoencoder.pt"]
     place = os.path.dirname(sample.__file__)
-    run = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True)
-    assert run.stdout.strip() == "[]", run.stdout + run.stderr
+    with open(folder / "sound.wav", "rb") as file:
+        done = subprocess.run(line, stdin=file, cwd=place, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return out, done.stdout.splitlines()[-1]
+
+
+def test_a_file_is_read_through_stdin(through_stdin):
+    """ffmpeg, which reads the sound again for the video, has the frames at its own stdin."""
+    video, _ = through_stdin
+    assert len(load_frames(video)) == 20 and len(load_audio(video)) >= len(sound(20))
+
+
+def test_a_pipe_is_refused():
+    read, write = os.pipe()
+    with open(read), open(write, "wb"), pytest.raises(ValueError, match="is a pipe"):
+        load_audio(f"/dev/fd/{read}")
+
+
+def test_sampling_does_not_import_what_it_does_not_need(through_stdin):
+    """SciPy's signal package alone took a quarter of the start-up."""
+    assert through_stdin[1] == "set()"
 
 
 def test_a_link_keeps_pointing_at_what_is_written(run, tmp_path):
