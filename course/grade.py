@@ -1,0 +1,190 @@
+"""Mark a lab: the grader's own tests on the files that a student hands in.
+
+    python course/grade.py --lab 3 ../lab3                       a table
+    python course/grade.py --lab 3 ../lab3 --json results.json   and Gradescope's results.json
+    python course/grade.py --lab 3 .                             the repository itself: full marks
+
+Each task is marked in a process of its own, in a copy of the repository in which one file is the
+student's, and in that file the lab's other tasks are the repository's. So a task's points depend on
+that task alone, and nothing else in DIR counts, which need hold no more than the files handed in.
+A task has its points if all of its tests pass. Exit code 0 whatever the score.
+"""
+
+import ast
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from common import Parser, one_line_errors  # noqa: E402
+from course.labs import LABS  # noqa: E402
+from course.make import read, restore  # noqa: E402
+
+TESTS = ROOT / "course/tests"
+LIMIT = 90  # seconds a task
+
+
+def tree(lab, number, submission, out):
+    """The repository's code in the folder `out`, with the student's version of one task. Raises
+    ValueError for a file that is missing or no Python."""
+    for path in [*ROOT.glob("*.py"), *(ROOT / "evaluation").glob("*.py")]:
+        (out / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, out / path.relative_to(ROOT))
+    shutil.copytree(ROOT / "tiny_data", out / "tiny_data")
+    task = LABS[lab][number - 1]
+    path = Path(submission, task.file)
+    if not path.is_file():
+        raise ValueError(f"{task.file} is missing")
+    source = read(path)
+    if task.places:
+        others = [other for other in LABS[lab] if other.file == task.file and other is not task]
+        places = [place for other in others for place in other.places]
+        try:
+            source = restore(source, read(ROOT / task.file), places)
+        except (SyntaxError, RecursionError, MemoryError) as error:
+            where = f", line {error.lineno}" if getattr(error, "lineno", 0) else ""
+            raise ValueError(f"{task.file}{where}: {getattr(error, 'msg', 'too deep')}") from None
+    (out / task.file).write_text(source, encoding="utf-8")
+
+
+def run(command, folder):
+    """Run a command in a folder, its output thrown away, for LIMIT seconds at most -> whether it
+    came to an end. What it has started ends with it."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))}
+    environment |= dict(OMP_NUM_THREADS="1", PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1")
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, start_new_session=True, **quiet
+    )
+    try:
+        process.wait(LIMIT)
+        return True
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        if hasattr(os, "killpg"):
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.kill()
+        process.wait()
+
+
+def wanted(lab, number):
+    """The names of a task's tests."""
+    names = [
+        node.name
+        for node in ast.parse(read(TESTS / f"test_lab{lab}.py")).body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    return {name for name in names if name.startswith(f"test_{number}_")}
+
+
+def short(text, most=200):
+    """A message in one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def verdict(report, names):
+    """pytest's XML report, and the tests that it must name -> whether all passed, one line."""
+    try:
+        cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    except (OSError, ElementTree.ParseError):
+        return False, "the program ended before the tests did (exit?)"
+    passed, failed = set(), []
+    for case in cases:
+        trouble = [case.find(kind) for kind in ("failure", "error", "skipped")]
+        trouble = [found for found in trouble if found is not None]
+        name = case.get("name", "").split("[")[0]
+        if not trouble:
+            passed.add(name)
+            continue
+        message = trouble[0].get("message", "")
+        lines = (trouble[0].text or "").splitlines()
+        if message == "collection failure":
+            message = next((x[1:].strip() for x in lines[::-1] if x.startswith("E ")), message)
+            failed.append(f"cannot be imported: {message}")
+        else:
+            failed.append(f"{name}: {message}")
+    if failed:
+        return False, f"{len(names) - len(names & passed)} of {len(names)} tests fail; {failed[0]}"
+    if names - passed:
+        return False, "the program ended before the tests did (exit?)"
+    return True, f"{len(names)} tests pass"
+
+
+def mark(lab, number, submission):
+    """Whether a task is right, and one line about it."""
+    with tempfile.TemporaryDirectory() as place:
+        place = Path(place)
+        code, report = place / "code", place / "report.xml"
+        try:
+            tree(lab, number, submission, code)
+        except ValueError as error:
+            return False, short(str(error))
+        (code / "pytest.ini").write_text("[pytest]\n")
+        command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"]
+        command += ["-c", str(code / "pytest.ini"), f"--confcutdir={TESTS}", "--tb=short"]
+        command += [f"--junitxml={report}", "-k", f"test_{number}_", f"{TESTS}/test_lab{lab}.py"]
+        if not run(command, code):
+            return False, f"not finished after {LIMIT} seconds"
+        right, line = verdict(report, wanted(lab, number))
+        return right, short(line)
+
+
+def grade(lab, submission, progress=lambda line: None):
+    """-> Gradescope's results: a dict with score, execution_time, output and tests, one a task."""
+    start, rows = time.time(), []
+    for number, task in enumerate(LABS[lab], 1):
+        right, line = mark(lab, number, submission)
+        points = task.points if right else 0
+        progress(f"{number}  {task.title:42s} {points:3d} / {task.points:2d}   {line}")
+        rows.append(
+            dict(
+                number=str(number),
+                name=f"task {number}: {task.title}",
+                score=points,
+                max_score=task.points,
+                status="passed" if right else "failed",
+                output=line,
+                output_format="text",
+            )
+        )
+    return dict(
+        score=sum(row["score"] for row in rows),
+        execution_time=round(time.time() - start, 1),
+        output=f"Lab {lab}. What is read and marked by a person comes on top: see lab{lab}.md.",
+        output_format="text",
+        tests=rows,
+    )
+
+
+def main(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("--lab", type=int, choices=LABS, required=True, help="which one")
+    parser.add_argument("--json", metavar="FILE", help="where Gradescope's results.json goes")
+    parser.add_argument("submission", metavar="DIR", help="the files handed in")
+    with one_line_errors():
+        args = parser.parse_args(argv)
+        if not Path(args.submission).is_dir():
+            raise ValueError(f"{args.submission} is not a folder")
+        results = grade(args.lab, args.submission, lambda line: print(line, flush=True))
+        total = sum(row["max_score"] for row in results["tests"])
+        print(f"{results['score']} of {total} points, {results['execution_time']} seconds")
+        if args.json:
+            Path(args.json).write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
