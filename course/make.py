@@ -98,7 +98,7 @@ def files_of(lab):
     files = {name: path for name, path in files.items() if name not in LEFT_OUT}
     here = ROOT / "course"
     files[f"course/lab{lab}.md"] = here / f"lab{lab}.md"
-    for name in (f"test_lab{lab}.py", "conftest.py", "tiny.py"):
+    for name in (f"test_lab{lab}.py", "tiny.py"):
         files[f"tests/{name}"] = here / "tests" / name
     if lab == 8:
         files["project.md"] = here / "project.md"
