@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+import torch._dynamo  # optimisers import it when they are made: once here, not in every process
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import condition
-from torch.testing import assert_close
+from tiny import condition, near
 
 import diffusion
 import teacher
@@ -31,15 +30,15 @@ def numbers(x):
 
 def test_1_clean_at_0_and_pure_noise_at_T():
     alpha, sigma = diffusion.alpha_sigma(times(0, 1000))
-    assert_close(numbers(alpha), times(1, 0), rtol=0, atol=1e-12)
-    assert_close(numbers(sigma), times(0, 1), rtol=0, atol=1e-12)
+    near(numbers(alpha), times(1, 0))
+    near(numbers(sigma), times(0, 1))
     assert float(numbers(diffusion.alpha_sigma(torch.tensor([1000.0]))[0])) == 0  # exactly
 
 
 def test_1_a_third_a_half_and_two_thirds_of_the_way():
     alpha, sigma = diffusion.alpha_sigma(times(1000 / 3, 500, 2000 / 3))
-    assert_close(numbers(alpha), times(THIRD, math.sqrt(0.5), HALF), rtol=0, atol=1e-6)
-    assert_close(numbers(sigma), times(HALF, math.sqrt(0.5), THIRD), rtol=0, atol=1e-6)
+    near(numbers(alpha), times(THIRD, math.sqrt(0.5), HALF))
+    near(numbers(sigma), times(HALF, math.sqrt(0.5), THIRD))
 
 
 def test_1_one_number_a_clip_with_as_many_axes_as_asked_for():
@@ -52,7 +51,7 @@ def test_1_one_number_a_clip_with_as_many_axes_as_asked_for():
 def test_1_a_plain_number_will_do():
     alpha, sigma = diffusion.alpha_sigma(500)
     assert tuple(alpha.shape) == tuple(sigma.shape) == (1, 1, 1, 1, 1)
-    assert_close(float(numbers(alpha)), math.sqrt(0.5), rtol=0, atol=1e-6)
+    near(float(numbers(alpha)), math.sqrt(0.5))
 
 
 def test_1_times_outside_are_refused():
@@ -66,20 +65,20 @@ def test_1_times_outside_are_refused():
 
 def test_2_at_0_the_clip_and_at_T_the_noise():
     made = diffusion.add_noise(clips(3, 3), clips(-2, -2), times(0, 1000))
-    assert_close(numbers(made), times(3, -2), rtol=0, atol=1e-6)
+    near(numbers(made), times(3, -2))
 
 
 def test_2_at_a_third_by_hand():
     made = diffusion.add_noise(clips(2, 4), clips(10, 0), times(1000 / 3, 1000 / 3))
-    assert_close(numbers(made), times(2 * THIRD + 5, 4 * THIRD), rtol=0, atol=1e-6)
+    near(numbers(made), times(2 * THIRD + 5, 4 * THIRD))
 
 
 def test_2_a_time_for_each_clip_and_any_shape():
     x0, eps = torch.ones(2, 3, 4, 5, 5), torch.zeros(2, 3, 4, 5, 5)
     made = diffusion.add_noise(x0, eps, torch.tensor([1000 / 3, 2000 / 3]))
     assert made.shape == x0.shape
-    assert_close(made[0], torch.full((3, 4, 5, 5), THIRD))
-    assert_close(made[1], torch.full((3, 4, 5, 5), HALF))
+    near(made[0], torch.full((3, 4, 5, 5), THIRD))
+    near(made[1], torch.full((3, 4, 5, 5), HALF))
     assert diffusion.add_noise(x0[:, 0, 0], eps[:, 0, 0], torch.zeros(2)).shape == (2, 5, 5)
 
 
@@ -88,20 +87,20 @@ def test_2_a_time_for_each_clip_and_any_shape():
 
 def test_3_at_0_the_noise_and_at_T_minus_the_clip():
     v = diffusion.v_target(clips(3, 3), clips(-2, -2), times(0, 1000))
-    assert_close(numbers(v), times(-2, -3), rtol=0, atol=1e-6)
+    near(numbers(v), times(-2, -3))
 
 
 def test_3_at_a_third_by_hand():
     v = diffusion.v_target(clips(2, 4), clips(10, 0), times(1000 / 3, 1000 / 3))
-    assert_close(numbers(v), times(10 * THIRD - 1, -2), rtol=0, atol=1e-6)
+    near(numbers(v), times(10 * THIRD - 1, -2))
 
 
 def test_3_a_time_for_each_clip_and_any_shape():
     x0, eps = torch.ones(2, 3, 4, 5, 5), torch.zeros(2, 3, 4, 5, 5)
     v = diffusion.v_target(x0, eps, torch.tensor([1000 / 3, 2000 / 3]))
     assert v.shape == x0.shape
-    assert_close(v[0], torch.full((3, 4, 5, 5), -HALF))
-    assert_close(v[1], torch.full((3, 4, 5, 5), -THIRD))
+    near(v[0], torch.full((3, 4, 5, 5), -HALF))
+    near(v[1], torch.full((3, 4, 5, 5), -THIRD))
 
 
 # ---- 4 from v to x0 and ε
@@ -109,18 +108,18 @@ def test_3_a_time_for_each_clip_and_any_shape():
 
 def test_4_at_0_x0_is_x_and_at_T_it_is_minus_v():
     x0 = diffusion.x0_from_v(clips(3, 3), clips(-2, -2), times(0, 1000))
-    assert_close(numbers(x0), times(3, 2), rtol=0, atol=1e-6)
+    near(numbers(x0), times(3, 2))
 
 
 def test_4_at_0_the_noise_is_v_and_at_T_it_is_x():
     eps = diffusion.eps_from_v(clips(3, 3), clips(-2, -2), times(0, 1000))
-    assert_close(numbers(eps), times(-2, 3), rtol=0, atol=1e-6)
+    near(numbers(eps), times(-2, 3))
 
 
 def test_4_at_a_third_by_hand():
     x, v, t = clips(2, 4), clips(10, 0), times(1000 / 3, 1000 / 3)
-    assert_close(numbers(diffusion.x0_from_v(x, v, t)), times(2 * THIRD - 5, 4 * THIRD))
-    assert_close(numbers(diffusion.eps_from_v(x, v, t)), times(1 + 10 * THIRD, 2))
+    near(numbers(diffusion.x0_from_v(x, v, t)), times(2 * THIRD - 5, 4 * THIRD))
+    near(numbers(diffusion.eps_from_v(x, v, t)), times(1 + 10 * THIRD, 2))
 
 
 def test_4_finite_at_both_ends():
@@ -135,25 +134,25 @@ def test_4_finite_at_both_ends():
 
 def test_5_to_0_it_returns_x0_hat():
     made = diffusion.ddim_step(clips(2), clips(10), times(1000 / 3), times(0))
-    assert_close(numbers(made), times(2 * THIRD - 5), rtol=0, atol=1e-6)
+    near(numbers(made), times(2 * THIRD - 5))
 
 
 def test_5_to_the_same_time_it_changes_nothing():
     made = diffusion.ddim_step(clips(2, -7), clips(10, 3), times(400, 900), times(400, 900))
-    assert_close(numbers(made), times(2, -7), rtol=0, atol=1e-6)
+    near(numbers(made), times(2, -7))
 
 
 def test_5_from_T_to_a_third_by_hand():
     """At T, x̂0 = −v and ε̂ = x: here −5 and 2."""
     made = diffusion.ddim_step(clips(2), clips(5), times(1000), times(1000 / 3))
-    assert_close(numbers(made), times(-5 * THIRD + 2 * HALF), rtol=0, atol=1e-6)
+    near(numbers(made), times(-5 * THIRD + 2 * HALF))
 
 
 def test_5_two_steps_with_the_true_v_stay_on_the_path():
     """x0 = 3, ε = −2; v at T is −3, v at 2T/3 is −2 / 2 − 3 √3 / 2."""
     x = diffusion.ddim_step(clips(-2), clips(-3), times(1000), times(2000 / 3))
     x = diffusion.ddim_step(x, clips(-2 * HALF - 3 * THIRD), times(2000 / 3), times(1000 / 3))
-    assert_close(numbers(x), times(3 * THIRD - 2 * HALF), rtol=0, atol=1e-6)
+    near(numbers(x), times(3 * THIRD - 2 * HALF))
 
 
 # ---- 6 the sampler's loop
@@ -177,7 +176,7 @@ NOISE = torch.tensor([1.0, -1.0, 2.0, -2.0]).expand(2, 4).reshape(2, 4, 1, 1, 1)
 
 def test_6_a_sure_network_is_believed():
     made = teacher.ddim_sample(Constant(), condition(), NOISE, 5, 1, 1)
-    assert_close(made, torch.full((2, 4, 1, 1, 1), 3.0), rtol=0, atol=1e-4)
+    near(made, torch.full((2, 4, 1, 1, 1), 3.0))
 
 
 def test_6_the_network_is_asked_once_a_step_from_T_down():
@@ -190,18 +189,18 @@ def test_6_on_the_way_it_sees_less_and_less_of_the_same_noise():
     network = Constant()
     teacher.ddim_sample(network, condition(), NOISE, 3, 1, 1)
     at_T, at_two_thirds, at_a_third = (x for x, _ in network.seen)
-    assert_close(at_T, NOISE, rtol=0, atol=1e-4)
-    assert_close(at_two_thirds, 3 * HALF + THIRD * NOISE, rtol=0, atol=1e-4)
-    assert_close(at_a_third, 3 * THIRD + HALF * NOISE, rtol=0, atol=1e-4)
+    near(at_T, NOISE)
+    near(at_two_thirds, 3 * HALF + THIRD * NOISE)
+    near(at_a_third, 3 * THIRD + HALF * NOISE)
 
 
 def test_6_context_frames_hold_the_given_numbers_in_the_same_noise():
     network, cond = Constant(), condition(given=2, context=7.0)
     made = teacher.ddim_sample(network, cond, NOISE, 3, 1, 1)
     x = network.seen[1][0]  # at 2 T / 3
-    assert_close(x[:, :2], 7 * HALF + THIRD * NOISE[:, :2], rtol=0, atol=1e-4)
-    assert_close(x[:, 2:], 3 * HALF + THIRD * NOISE[:, 2:], rtol=0, atol=1e-4)
-    assert_close(made.flatten(1), torch.tensor([7.0, 7, 3, 3]).expand(2, 4), rtol=0, atol=1e-4)
+    near(x[:, :2], 7 * HALF + THIRD * NOISE[:, :2])
+    near(x[:, 2:], 3 * HALF + THIRD * NOISE[:, 2:])
+    near(made.flatten(1), torch.tensor([7.0, 7, 3, 3]).expand(2, 4))
 
 
 def test_6_every_step_is_guided():
@@ -214,4 +213,4 @@ def test_6_every_step_is_guided():
 
     cond = condition()._replace(audio=torch.ones(2, 4, 1, 1))
     made = teacher.ddim_sample(Hears(), cond, NOISE, 1, 1, 4.0)
-    assert_close(made, torch.full((2, 4, 1, 1, 1), -5.0), rtol=0, atol=1e-4)
+    near(made, torch.full((2, 4, 1, 1, 1), -5.0))
