@@ -4,10 +4,10 @@
     python course/grade.py --lab 3 ../lab3 --json results.json   and Gradescope's results.json
     python course/grade.py --lab 3 .                             the repository itself: full marks
 
-Each task is marked in a process of its own, in a copy of the repository in which one file is the
-student's, and in that file the lab's other tasks are the repository's. So a task's points depend on
-that task alone, and nothing else in DIR counts, which need hold no more than the files handed in.
-A task has its points if all of its tests pass. Exit code 0 whatever the score.
+Each task is marked in a process of its own, on the repository with one file of the student's in
+place of its own, and in that file the lab's other tasks are the repository's. So a task's points
+depend on that task alone, and nothing else in DIR counts: it need hold no more than the files
+handed in. A task has its points if all of its tests pass. Exit code 0 whatever the score.
 """
 
 import ast
@@ -25,10 +25,11 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-import torch._dynamo  # optimisers import it when they are made: once here, not in every process
+import torch._dynamo  # as optimisers do when they are made: once here, not in every process
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+import distill_stage2  # noqa: E402, F401  and all that it imports, for the same reason
 from common import Parser, one_line_errors  # noqa: E402
 from course.labs import LABS  # noqa: E402
 from course.make import read, restore  # noqa: E402
@@ -43,12 +44,9 @@ torch.set_num_threads(1)
 
 
 def tree(lab, number, submission, out):
-    """The repository's code in the folder `out`, with the student's version of one task. Raises
-    ValueError for a file that is missing or no Python."""
-    for path in [*ROOT.glob("*.py"), *(ROOT / "evaluation").glob("*.py")]:
-        (out / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, out / path.relative_to(ROOT))
-    shutil.copytree(ROOT / "tiny_data", out / "tiny_data")
+    """The student's version of one task in the folder `out`, from where it is imported before the
+    repository's. Raises ValueError for a file that is missing or no Python."""
+    out.mkdir()
     task = LABS[lab][number - 1]
     path = Path(submission, task.file)
     if not path.is_file():
@@ -62,6 +60,9 @@ def tree(lab, number, submission, out):
         except (SyntaxError, RecursionError, MemoryError) as error:
             where = f", line {error.lineno}" if getattr(error, "lineno", 0) else ""
             raise ValueError(f"{task.file}{where}: {getattr(error, 'msg', 'too deep')}") from None
+    if "/" in task.file:  # a package comes from one place
+        package = Path(task.file).parent
+        shutil.copytree(ROOT / package, out / package)
     (out / task.file).write_text(source, encoding="utf-8")
 
 
@@ -75,11 +76,11 @@ def run_tests(folder, arguments):
     for name in [name for name in os.environ if name.startswith("PYTEST")]:
         del os.environ[name]
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    sys.dont_write_bytecode = True
     for name in [name for name in sys.modules if name.split(".")[0] in OWN]:
-        del sys.modules[name]  # the repository's: the folder's own are imported instead
+        del sys.modules[name]  # to be imported anew, the student's before the repository's
     theirs = {ROOT, ROOT / "course", ROOT / "tests"}
-    sys.path = [str(folder)] + [p for p in sys.path if Path(p).resolve() not in theirs]
+    rest = [p for p in sys.path if Path(p).resolve() not in theirs]
+    sys.path = [str(folder), str(ROOT), *rest]
     os.chdir(folder)
     pytest.main(arguments)
     os._exit(0)
