@@ -124,7 +124,7 @@ def make(lab, out):
 def read(path):
     """A source file's text. Raises ValueError where it is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path.name} is not UTF-8") from None
 
