@@ -235,7 +235,7 @@ def train(tmp_path, monkeypatch, steps, given=0, **options):
     monkeypatch.setattr(teacher, "load_clips", lambda *_: (videos, Data(given)))
     monkeypatch.setattr(teacher, "contact_sheet", lambda *_: None)
     monkeypatch.setattr(teacher, "save_training", lambda *_, **__: None)
-    settings = dict(frames=4, context=0, batch=32, warmup=0, log_every=1000, lr=0.05)
+    settings = dict(frames=4, context=0, batch=32, warmup=0, log_every=1000, lr=0.15)
     cfg = teacher.Config(
         recipe="plain",
         out=str(tmp_path),
@@ -247,12 +247,12 @@ def train(tmp_path, monkeypatch, steps, given=0, **options):
 
 
 def test_6_the_network_learns_what_portrait_and_sound_say(tmp_path, monkeypatch):
-    network = train(tmp_path, monkeypatch, 400)
+    network = train(tmp_path, monkeypatch, 120)
     assert abs(network.a - 2) < 0.15 and abs(network.b - 3) < 0.15
 
 
 def test_6_context_frames_teach_nothing(tmp_path, monkeypatch):
-    network = train(tmp_path, monkeypatch, 400, given=2)
+    network = train(tmp_path, monkeypatch, 120, given=2)
     assert abs(network.a - 2) < 0.15 and abs(network.b - 3) < 0.15
 
 

@@ -150,8 +150,8 @@ def test_5_every_step_starts_from_fresh_noise(tmp_path, monkeypatch):
 def test_5_the_student_moves_to_the_data(tmp_path, monkeypatch):
     """From a mean of 0 towards 2, in one phase of one step."""
     student = Generator(0, 0.5)
-    options = dict(progressive=False, last_steps=80, curriculum=0, self_compare=0, penalty=0.0)
-    train(tmp_path, monkeypatch, student, lr=0.05, disc_lr=0.05, disc_noise=0.0, **options)
+    options = dict(progressive=False, last_steps=40, curriculum=0, self_compare=0, penalty=0.0)
+    train(tmp_path, monkeypatch, student, lr=0.15, disc_lr=0.1, disc_noise=0.0, **options)
     assert 1 < student.m < 3
 
 

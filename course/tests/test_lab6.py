@@ -220,8 +220,8 @@ def test_5_a_new_one_says_0_everywhere():
 
 def train(tmp_path, monkeypatch, student, reference, std=0.5, **options):
     """-> Disc, the log's rows. Phase 1 only, one step, clean clips for D."""
-    settings = dict(progressive=False, curriculum=0, disc_noise=0.0, last_steps=80)
-    settings |= dict(lr=0.05, disc_lr=0.05, penalty=0.0, self_compare=0.0)
+    settings = dict(progressive=False, curriculum=0, disc_noise=0.0, last_steps=40)
+    settings |= dict(lr=0.15, disc_lr=0.1, penalty=0.0, self_compare=0.0)
     clips = Clips(2, std)
     return train_stage2(tmp_path, monkeypatch, reference, student, clips, **settings | options)
 
@@ -248,8 +248,7 @@ def test_6_the_student_is_judged_by_the_discriminator_that_has_just_learnt(tmp_p
 def test_6_a_strong_penalty_keeps_the_discriminator_flat(tmp_path, monkeypatch):
     steep, _ = train(tmp_path, monkeypatch, Generator(0, 0.5), Generator(0, 0.5), lr=0)
     flat, _ = train(tmp_path, monkeypatch, Generator(0, 0.5), Generator(0, 0.5), lr=0, penalty=3e4)
-    assert steep.a.abs() + steep.b.abs() > 1
-    assert flat.a.abs() + flat.b.abs() < 0.3
+    assert flat.a.abs() + flat.b.abs() < 0.3 * (steep.a.abs() + steep.b.abs())
 
 
 def test_6_in_its_warm_up_the_discriminator_does_not_look_at_the_reference(tmp_path, monkeypatch):
