@@ -33,7 +33,8 @@ LIPS = ("jaw", "width", "rounding")
 
 
 def predict(student, xt, tau, cond):
-    """x̂0 = G(x_τ, τ, c), with the true latents at context frames. tau: a number or (B,)."""
+    """x̂0 = G(x_τ, τ, c), with the true latents at context frames. tau: a number or (B,); the
+    network is given (B,) float32."""
     t = torch.as_tensor(tau, dtype=torch.float32, device=xt.device).expand(len(xt))
     return hold_context(x0_from_v(xt, student(xt, t, cond), t), cond)
 
@@ -118,8 +119,9 @@ def adam(network, lr):
 
 
 def optimise(step, name, network, optimiser, lr, loss):
-    """One optimiser step at rate lr -> the gradient's norm, which is clipped to 1. Only this
-    network's parameters receive gradients, even if the loss passes through others."""
+    """One optimiser step at rate lr, the gradient clipped to norm 1 -> its norm before that.
+    Former gradients are forgotten, and only this network's parameters receive new ones, even if
+    the loss passes through others."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward(inputs=[p for p in network.parameters() if p.requires_grad])
     average_gradients(network)

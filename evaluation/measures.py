@@ -44,8 +44,8 @@ def frechet_of_samples(a, b):
 
 
 def correlation(a, b):
-    """Pearson's r over all entries of two arrays of one shape; 0 when one of them is constant (a
-    still face follows nothing)."""
+    """Pearson's r over all entries of two arrays of one shape; 0 when one of them is constant up
+    to rounding (a still face follows nothing)."""
     a, b = (np.asarray(x, np.float64).ravel() - np.mean(x, dtype=np.float64) for x in (a, b))
     norm = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / norm) if norm > 1e-12 * max(1, len(a)) else 0.0
@@ -55,7 +55,8 @@ def best_lag(a, b, max_lag=8):
     """By how many frames a comes after b: the k that maximises the correlation of a[t + k] with
     b[t]. a, b (V, F) or (F,).
 
-    +2 means that the lips are two frames (80 ms) late. Ties go to the smaller |k|.
+    +2 means that the lips are two frames (80 ms) late. Ties, up to rounding, go to the
+    smaller |k|.
     """
     a, b = np.atleast_2d(a), np.atleast_2d(b)
     n = a.shape[1]
