@@ -33,10 +33,10 @@ class Clips:
     def __init__(self, mean=(0.0, 0.0, 0.0, 0.0), spread=1.0):
         self.data = Made(mean, spread)
 
-    def batch(self, size, generator, context, *how):
-        """Portrait and sound N(0, 1), one number a clip; context frames of 5 or -5."""
+    def batch(self, size, generator, *how):
+        """Portrait and sound N(0, 1), one number a clip; one context frame, of 5 or -5."""
         ref, audio, past, given = torch.randn(4, size, generator=generator)
-        mask = ((given > 0)[:, None] & (torch.arange(FRAMES) < context)).float()
+        mask = ((given > 0)[:, None] & (torch.arange(FRAMES) < 1)).float()
         past = (5 * past.sign())[:, None, None, None, None] * mask[:, :, None, None, None]
         cond = Cond(
             ref[:, None, None, None].expand(-1, *PLACE),
@@ -120,7 +120,7 @@ def put_in(patch, script, network, clips):
         patch.setattr(script, load, lambda *args: (frozen, MADE))
         patch.setattr(script, "load_data", lambda *args: (clips, clips, None))
     patch.setattr(stage2, "Discriminator", Quadratic)
-    patch.setattr(stage2, "preview", lambda clips, n: clips.batch(n, None, 1))
+    patch.setattr(stage2, "preview", lambda clips, n: clips.batch(n, None))
     patch.setattr(script, "load_autoencoder", lambda *args: None)
     for name in ("contact_sheet", "save_training"):
         patch.setattr(script, name, lambda *args, **more: None)
@@ -130,7 +130,7 @@ def put_in(patch, script, network, clips):
 def found(student, steps):
     """-> w and s of a student's samples in so many steps: by least squares, over free frames."""
     generator = torch.Generator().manual_seed(1)
-    _, cond = Clips().batch(2000, generator, 1)
+    _, cond = Clips().batch(2000, generator)
     noise = lambda: torch.randn(2000, *SHAPE, generator=generator)
     x = few_step_sample(student, cond, noise, steps)[:, 1:]
     w = torch.linalg.lstsq(features(cond), x.mean((1, 2, 3, 4))[:, None]).solution.flatten()
@@ -144,7 +144,7 @@ def test_the_loop_of_the_teacher_finds_the_datas_mean_and_variance(monkeypatch):
     clips = Clips([0.5, 1.0, -0.6, 0.1], 0.5)
     put_in(monkeypatch, teacher, Denoiser([0.0, 0.0, 0.0, 0.0], 1.0, 1.0), clips)
     cfg = teacher.Config(recipe="plain", steps=100, batch=32, lr=0.05, warmup=5, ema=0.9)
-    cfg.drop_ref, cfg.drop_audio, cfg.context = 0.0, 0.0, 1
+    cfg.drop_ref = cfg.drop_audio = 0.0
     network = teacher.train(cfg)
     assert_close(network.w, clips.data.w.detach(), rtol=0, atol=0.05)
     assert abs(network.log_spread.exp() - 0.5) < 0.05
