@@ -406,10 +406,11 @@ def test_every_seed_differs_a_wrong_sound_is_anothers_and_twice_as_fast_reads_tw
     assert rows["ddim1"]["fid_std"] > 0
 
 
-def test_noise_is_the_seeds_and_differs_between_videos(judge, monkeypatch):
+def test_noise_is_the_seeds_and_differs_between_videos(monkeypatch):
     monkeypatch.setattr(evaluate, "AT_ONCE", 1)
     coder = SimpleNamespace(decode=lambda z: z[:, :3])
-    truth, ref = judge.truth, torch.zeros(2, 16, 8, 8)
+    truth = SimpleNamespace(frames=np.zeros((2, 32)), windows=torch.zeros(2, 48, 20, 64))
+    ref = torch.zeros(2, 16, 8, 8)
     make = lambda seed: evaluate.generate_videos(lambda c, n: n(), truth, ref, coder, seed)
     one, again, other = make(0), make(0), make(1)
     assert (one == again).all() and one.shape[:2] == (2, 32)

@@ -238,7 +238,10 @@ def test_the_times_of_stage_2_reach_both_ends(monkeypatch, u, disc, last):
     fresh = lambda: torch.randn(8, *SHAPE)
     monkeypatch.setattr(stage2, "draws", lambda *args: (lambda: torch.full((8,), u), fresh))
     asked, rollouts = spy(monkeypatch, Quadratic, "forward"), spy(monkeypatch, stage2, "rollout")
+    noised = spy(monkeypatch, stage2, "add_noise")
     stage2.train(stage2.Config(warm_disc=1, phase_steps=1, last_steps=1, curriculum=1))
+    for three in zip(noised[::3], noised[1::3], noised[2::3]):  # data, reference, student
+        assert len({id(eps) for _, eps, _ in three}) == len({id(t) for *_, t in three}) == 1
     assert {round(t.item(), 3) for _, _, times, _ in asked for t in times} == {disc}
     assert_close(rollouts[-1][-1][-1], torch.full((8,), float(last)))
 
