@@ -104,6 +104,18 @@ def test_losses_at_hand_computed_logits():
     assert_close(self_compare_loss(real, fake).item(), math.log(1 + e(-3)))
 
 
+def test_objectives_at_hand_computed_logits():
+    real, reference, fake, e = *(torch.tensor([x]) for x in (2.0, 1.0, -1.0)), math.exp
+    assert_close(
+        stage2.disc_objective("relativistic", real, reference, fake, 0.5).item(),
+        math.log(1 + e(-3)) + 0.5 * math.log(1 + e(-2)),
+    )
+    assert_close(
+        stage2.gen_objective("relativistic", real, reference, fake, 0.5).item(),
+        math.log(1 + e(3)) + 0.5 * math.log(1 + e(2)),
+    )
+
+
 def test_only_the_difference_counts_in_a_relativistic_loss():
     real, fake = torch.randn(4), torch.randn(4)
     for loss in (disc_loss, gen_loss):
