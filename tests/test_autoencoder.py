@@ -72,6 +72,15 @@ def test_shapes_and_bad_shapes():
         model.decode(torch.randn(2, 4, 8, 8))
 
 
+def test_latents_are_standardised_and_decoding_undoes_it():
+    model, x = AutoEncoder(), torch.randn(2, 3, 16, 16)
+    model.mean.fill_(3), model.std.fill_(0.5)
+    with torch.no_grad():
+        raw = model.encoder(x)
+        assert_close(model.encode(x), (raw - 3) / 0.5)
+        assert_close(model.decode((raw - 3) / 0.5), model.decoder(raw), rtol=1e-4, atol=1e-5)
+
+
 def test_mouth_box_holds_all_that_the_jaw_moves():
     m = np.zeros((1, len(MOTION)), np.float32)
     m[:, 1] = 0.5

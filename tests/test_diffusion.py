@@ -69,7 +69,33 @@ def test_each_clip_of_a_batch_has_its_own_time():
         )
 
 
+def literal(function, *numbers):
+    """The values of function(x, y, t) at t = 0, T / 3 and T, for one x and one y."""
+    t = torch.tensor([0, T / 3, T], dtype=torch.float64)
+    return function(*(torch.full((3, 1), x, dtype=torch.float64) for x in numbers), t).flatten()
+
+
+def test_values_at_0_a_third_of_T_and_T_worked_out_by_hand():
+    """There α = 1, √3 / 2, 0 and σ = 0, 1 / 2, 1. Round trips alone would not see a sign that is
+    wrong on both ways."""
+    for function, wanted in (
+        (add_noise, [2, 3.2320508, 3]),  # α 2 + σ 3
+        (v_target, [3, 1.5980762, -2]),  # α 3 − σ 2
+        (x0_from_v, [2, 0.2320508, -3]),  # α 2 − σ 3
+        (eps_from_v, [3, 3.5980762, 2]),  # σ 2 + α 3
+    ):
+        wanted = torch.tensor(wanted, dtype=torch.float64)
+        assert_close(literal(function, 2.0, 3.0), wanted, rtol=0, atol=1e-7)
+
+
 # ---- DDIM
+
+
+def test_a_ddim_step_worked_out_by_hand():
+    """From T / 3 to 2 T / 3, x_t = 2 and v = 3: ½ 0.2320508 + √3 / 2 · 3.5980762."""
+    t = torch.tensor([T / 3], dtype=torch.float64)
+    found = ddim_step(torch.full((1, 1), 2.0).double(), torch.full((1, 1), 3.0).double(), t, 2 * t)
+    assert_close(found.item(), 3.2320508, rtol=0, atol=1e-7)
 
 
 def test_ddim_step_to_the_same_time_is_the_identity():
@@ -99,7 +125,15 @@ def test_trailing_timesteps_start_at_T_and_end_at_0():
         trailing_timesteps(0)
 
 
+def test_three_trailing_timesteps_are_thirds():
+    assert trailing_timesteps(3) == pytest.approx([1000, 2000 / 3, 1000 / 3, 0])
+
+
 # ---- guidance
+
+
+def test_guidance_worked_out_by_hand():
+    assert guide(1.0, 2.0, 4.0, 3.0, 5.0) == 14  # 1 + 3 (2 − 1) + 5 (4 − 2)
 
 
 def test_guidance_with_scales_1_is_the_full_branch_and_with_0_the_empty_one():
@@ -111,6 +145,13 @@ def test_guidance_with_scales_1_is_the_full_branch_and_with_0_the_empty_one():
 
 
 # ---- loss
+
+
+def test_loss_worked_out_by_hand():
+    """Errors of 9, 1 and 3, the first in a frame that is given: (1 + 9) / 2."""
+    v_hat = torch.tensor([9.0, 2.0, 4.0]).view(1, 3, 1, 1, 1)
+    v = torch.tensor([0.0, 1.0, 1.0]).view(1, 3, 1, 1, 1)
+    assert v_loss(v_hat, v, torch.tensor([[1.0, 0.0, 0.0]])) == 5
 
 
 def test_loss_is_zero_for_the_truth_and_counts_only_free_frames():

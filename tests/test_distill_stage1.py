@@ -16,14 +16,14 @@ import latents
 import student
 import teacher
 from departures import MOUTH, NOISE, noise_source, shape_noise
-from diffusion import T, add_noise, alpha_sigma, trailing_timesteps, v_loss, x0_from_v
+from diffusion import T, add_noise, alpha_sigma, v_loss, x0_from_v
 from distill_stage1 import dmd_gradient, dmd_loss, fake_loss, fake_score, real_score
 from latents import Cond
 from student import few_step_sample, quick_eval, rollout, student_sampler
 
 torch.manual_seed(0)
 SHAPE = (2, 16, 16, 8, 8)
-TAUS = trailing_timesteps(4)[:-1]
+TAUS = [1000.0, 750.0, 500.0, 250.0]
 
 
 class Gaussian(nn.Module):
@@ -65,6 +65,16 @@ def test_gradient_of_the_surrogate_is_g():
     )
     dmd_loss(x0_hat, g, torch.zeros(2, 16)).backward()
     assert_close(x0_hat.grad * g.numel(), g, rtol=1e-9, atol=1e-12)
+
+
+def test_both_losses_of_stage_1_at_numbers_worked_out_by_hand():
+    """½ g² = 2 for g = 2; and for x0 = 2 at t = T, where v = −2, a network that answers 1 errs by
+    3."""
+    ones, free = torch.ones(2, 3, 1, 1, 1), torch.zeros(2, 3)
+    assert_close(dmd_loss(7 * ones, 2 * ones, free), torch.tensor(2.0))
+    answer, cond = lambda xt, t, cond: ones, SimpleNamespace(mask=free)
+    loss = fake_loss(answer, 2 * ones, cond, torch.full((2,), float(T)), 5 * ones)
+    assert_close(loss, torch.tensor(9.0))
 
 
 def test_surrogate_leaves_context_frames_alone():

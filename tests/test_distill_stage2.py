@@ -63,6 +63,12 @@ def test_warm_up_draws_between_the_old_and_the_new_last_timestep_and_ends_at_the
     ).all()
 
 
+def test_the_gap_opens_by_one_wth_at_each_update_and_is_whole_in_the_last():
+    old, new, top = T / 3, T / 2, torch.ones(2)
+    for i, part in ((0, 0.1), (4, 0.5), (9, 1.0)):
+        assert_close(draw_last(3, 2, i, 10, top), (old + part * (new - old)) * top)
+
+
 @pytest.mark.parametrize("n", [3, 2, 1])
 @pytest.mark.parametrize("i", [0, 50, 99, 100, 500])
 def test_every_rollout_starts_from_pure_noise_at_T(n, i):
@@ -96,6 +102,18 @@ def test_losses_at_hand_computed_logits():
     assert_close(disc_loss("vanilla", real, fake).item(), math.log(1 + e(-2)) + math.log(1 + e(-1)))
     assert_close(gen_loss("vanilla", real, fake).item(), math.log(1 + e(1)))
     assert_close(self_compare_loss(real, fake).item(), math.log(1 + e(-3)))
+
+
+def test_objectives_at_hand_computed_logits():
+    real, reference, fake, e = *(torch.tensor([x]) for x in (2.0, 1.0, -1.0)), math.exp
+    assert_close(
+        stage2.disc_objective("relativistic", real, reference, fake, 0.5).item(),
+        math.log(1 + e(-3)) + 0.5 * math.log(1 + e(-2)),
+    )
+    assert_close(
+        stage2.gen_objective("relativistic", real, reference, fake, 0.5).item(),
+        math.log(1 + e(3)) + 0.5 * math.log(1 + e(2)),
+    )
 
 
 def test_only_the_difference_counts_in_a_relativistic_loss():

@@ -381,6 +381,44 @@ def test_json_and_markdown_hold_every_row_and_number(place, capsys, monkeypatch)
     )
 
 
+def test_every_seed_differs_a_wrong_sound_is_anothers_and_twice_as_fast_reads_two(
+    place, monkeypatch
+):
+    heard = {}
+
+    def film(sampler, truth, ref, autoencoder, seed, bf16):
+        heard.setdefault(sampler, []).append((seed, truth.windows))
+        return np.random.default_rng(seed).integers(0, 256, truth.frames.shape, np.uint8)
+
+    speeds = {
+        name: {"denoise_ms_per_frame": ms} for name, ms in (("teacher", 20.0), ("ddim1", 10.0))
+    }
+    monkeypatch.setattr(evaluate, "generate_videos", film)
+    monkeypatch.setattr(evaluate, "speeds", lambda *args: speeds)
+    line = "--clips 2 --frames 20 --seeds 2 --seed 5 --long 0 --models teacher,wrong_audio,ddim1"
+    paths = ["--data", str(place / "data"), "--checkpoints", str(place / "checkpoints")]
+    result = evaluate.evaluate(evaluate.arguments([*line.split(), *paths]))
+    rows = {row["model"]: row for row in result["rows"]}
+    assert [rows[k]["speedup"] for k in ("teacher", "ddim1", "wrong_audio")] == [1, 2, None]
+    for runs in heard.values():
+        assert [seed for seed, _ in runs] == [5, 6]
+    own, again, wrong = (windows for ((_, windows), _) in heard.values())
+    assert torch.equal(own, again) and torch.equal(wrong, own.flip(0))  # of two videos
+    assert rows["ddim1"]["fid_std"] > 0
+
+
+def test_noise_is_the_seeds_and_differs_between_videos(monkeypatch):
+    monkeypatch.setattr(evaluate, "AT_ONCE", 1)
+    coder = SimpleNamespace(decode=lambda z: z[:, :3])
+    truth = SimpleNamespace(frames=np.zeros((2, 32)), windows=torch.zeros(2, 48, 20, 64))
+    ref = torch.zeros(2, 16, 8, 8)
+    make = lambda seed: evaluate.generate_videos(lambda c, n: n(), truth, ref, coder, seed)
+    one, again, other = make(0), make(0), make(1)
+    assert (one == again).all() and one.shape[:2] == (2, 32)
+    for a, b in ((one, other), (one[0], one[1]), (other[0], one[1])):
+        assert abs(a.astype(int) - b).mean() > 30
+
+
 def test_a_single_clip_of_16_frames_is_refused_with_advice_that_helps(place, capsys):
     tiny_data.build(place / "one", "test", 1)
     line = ["--data", str(place / "one"), "--checkpoints", str(place / "checkpoints")]

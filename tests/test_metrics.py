@@ -187,6 +187,31 @@ def test_info_nce_of_a_blind_network_is_the_log_of_the_batch():
     assert float(metrics_losses.info_nce(100 * torch.eye(7))) == pytest.approx(0, abs=1e-6)
 
 
+def test_the_sync_judge_learns_from_pieces_whose_sound_is_their_own_frames(monkeypatch):
+    """Frames and windows that say which frame they are; half of each window is 0, and tells the
+    level."""
+    monkeypatch.setattr(metrics_losses, "tint", lambda x, *how: x)
+    starts, number = np.array([0, 40, 90, 150]), np.arange(150.0, dtype=np.float32)
+    frames = np.broadcast_to(number.astype(np.uint8)[:, None, None, None], (150, 8, 8, 3))
+    half = (np.arange(64) < 32).astype(np.float32)
+    windows = np.broadcast_to(number[:, None, None] * half, (150, 20, 64))
+    windows = [windows[a:b] for a, b in zip(starts, starts[1:])]
+    data = tiny_data.Videos(frames, None, starts, None, None, [])
+    firsts = []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        x, heard = metrics_losses.sync_batch(data, windows, generator, "cpu", videos=3)
+        shown = (x[:, :, 0, 0, 0] + 1) * 127.5
+        level = heard[..., 40:].mean((2, 3))
+        assert (level == level[:, :1]).all() and (level != 0).all() and level.abs().max() < 0.5
+        torch.testing.assert_close(heard[..., :32].mean((2, 3)) - level, shown, rtol=0, atol=1e-3)
+        assert (shown.diff(dim=1) - 1).abs().max() < 1e-3
+        video = np.searchsorted(starts, shown.round()[:, [0, -1]], side="right")
+        assert (video[:, 0] == video[:, 1]).all() and sorted(video[:, 0]) == [1, 2, 3]
+        firsts += (shown.round()[:, 0].int().numpy() - starts[video[:, 0] - 1]).tolist()
+    assert len(set(firsts)) > 8
+
+
 def test_sync_loss_scores_are_negative_squared_distances():
     v, a = (
         torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(2)),
