@@ -409,7 +409,7 @@ BUGS = [
         STUDENT,
     ),
     Bug(
-        "sample.py",
+        "generate.py",
         "x[:, CHUNK - given :], 1",
         "x[:, :given], 1",
         "each chunk goes on from the first frames of the one before, not from its last",
@@ -419,7 +419,7 @@ BUGS = [
         STUDENT,
     ),
     Bug(
-        "sample.py",
+        "generate.py",
         "chunk_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))",
         "chunk_generator.manual_seed(0)",
         "all seeds are one: `diversity` and every spread over seeds are 0",
