@@ -25,7 +25,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-import torch._dynamo  # as optimisers do when they are made: once here, not in every process
+import torch._dynamo  # noqa: F401  as optimisers do: once here, not in every process
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

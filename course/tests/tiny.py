@@ -143,5 +143,5 @@ def train_stage2(folder, monkeypatch, reference, student, clips, **options):
 
 
 def log(folder):
-    with open(f"{folder}/log.jsonl") as f:
+    with open(f"{folder}/log.jsonl", encoding="utf-8") as f:
         return [json.loads(line) for line in f][1:]
