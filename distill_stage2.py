@@ -109,7 +109,7 @@ class Phase(NamedTuple):
 
 
 def phases(cfg):
-    """-> [Phase]: D alone on four-step samples, for cfg.warm_disc iterations, then 4 -> 3 -> 2 -> 1,
+    """-> [Phase]: D alone on four-step samples for cfg.warm_disc iterations, then 4 -> 3 -> 2 -> 1,
     or without progression 4 -> 1 with as many updates."""
     warm_up = Phase(4, 4, cfg.warm_disc, student_learns=False)
     if not cfg.progressive:
