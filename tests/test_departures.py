@@ -79,6 +79,16 @@ def test_muon_solves_a_least_squares_problem_and_resumes():
     assert_close(w, again, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(4, 12), (12, 4)])
+def test_an_update_of_muon_is_as_large_as_one_of_adamw_should_be(shape):
+    """0.2 of the rate, in the root of the mean square, against the gradient and whatever its size;
+    singular values of 0.6 to 1.3 leave it between 0.12 and 0.26."""
+    w = torch.nn.Parameter(torch.zeros(shape))
+    w.grad = 1e3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    Muon([w], lr=0.5, weight_decay=0.0).step()
+    assert 0.12 < w.square().mean().sqrt() / 0.5 < 0.26 and (w * w.grad).sum() < 0
+
+
 # ---- where and for whom
 
 
@@ -118,6 +128,7 @@ def test_muon_takes_the_matrices_inside_the_blocks_and_adamw_all_else():
     model = small_unet()
     adamw, muon = make_optimisers(model, "toy", 1e-3, False)
     (whole,) = make_optimisers(model, "plain", 1e-3, False)
+    assert adamw.defaults["betas"] == whole.defaults["betas"] == (0.9, 0.99)
     taken = [set(map(id, o.param_groups[0]["params"])) for o in (adamw, muon, whole)]
     assert not taken[0] & taken[1] and taken[0] | taken[1] == taken[2] == {
         id(p) for p in model.parameters()

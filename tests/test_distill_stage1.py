@@ -104,6 +104,13 @@ def test_dmd_gradient_is_normalised_for_each_clip_and_over_its_free_frames():
     assert_close(g[1, 4:], torch.full_like(g[1, 4:], 0.1))
 
 
+def test_dmd_gradient_is_of_one_size_down_to_a_difference_of_a_hundred_thousandth():
+    real, free = torch.zeros(SHAPE), torch.zeros(2, 16)
+    for size, wanted in ((1e-2, 1.0), (1e-4, 1.0), (1e-6, 0.1)):
+        x = torch.full(SHAPE, size)
+        assert_close(dmd_gradient(x, real, x, free), torch.full(SHAPE, wanted))
+
+
 def test_dmd_gradient_is_finite_when_real_equals_the_sample_and_carries_no_gradient():
     x = torch.randn(SHAPE, requires_grad=True)
     g = dmd_gradient(x + 1e-3, x, x, torch.zeros(2, 16))
@@ -541,6 +548,13 @@ def test_the_moving_average_counts_the_students_updates_and_is_what_the_contact_
         decay == stage1.EMA for *_, decay in whole.update_ema
     )
     assert whole.student_sampler and all(model is whole.ema for model, _ in whole.student_sampler)
+
+
+def test_everything_but_the_listener_is_trainable():
+    network = student.trainable(small_unet().eval().requires_grad_(False))
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen == {f"audio.{name}" for name, _ in network.audio.named_parameters()}
+    assert network.training
 
 
 def test_an_update_changes_one_network_by_a_clipped_gradient():

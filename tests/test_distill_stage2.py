@@ -48,6 +48,14 @@ def test_phase_timesteps(n, want):
     assert_close(torch.tensor(phase_timesteps(n)), torch.tensor(want))
 
 
+def test_every_phase_starts_from_the_one_before_and_direct_training_has_as_many_updates():
+    cfg = stage2.Config(warm_disc=30, phase_steps=20, last_steps=300)
+    alone = (4, 4, 30, False)
+    wanted = [alone, (4, 3, 20, True), (3, 2, 20, True), (2, 1, 300, True)]
+    assert stage2.phases(cfg) == wanted
+    assert stage2.phases(replace(cfg, progressive=False)) == [alone, (4, 1, 340, True)]
+
+
 @pytest.mark.parametrize("n", [3, 2, 1])
 def test_warm_up_draws_between_the_old_and_the_new_last_timestep_and_ends_at_the_new(n):
     u, old, new = torch.rand(1000), T / (n + 1), T / n
@@ -102,6 +110,13 @@ def test_losses_at_hand_computed_logits():
     assert_close(disc_loss("vanilla", real, fake).item(), math.log(1 + e(-2)) + math.log(1 + e(-1)))
     assert_close(gen_loss("vanilla", real, fake).item(), math.log(1 + e(1)))
     assert_close(self_compare_loss(real, fake).item(), math.log(1 + e(-3)))
+
+
+def test_a_relativistic_loss_compares_pairs_not_means():
+    above, below = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
+    wanted = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2))) / 2
+    for loss in (disc_loss("relativistic", above, below), self_compare_loss(above, below)):
+        assert_close(loss.item(), wanted)
 
 
 def test_objectives_at_hand_computed_logits():

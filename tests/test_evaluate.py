@@ -415,8 +415,27 @@ def test_noise_is_the_seeds_and_differs_between_videos(monkeypatch):
     make = lambda seed: evaluate.generate_videos(lambda c, n: n(), truth, ref, coder, seed)
     one, again, other = make(0), make(0), make(1)
     assert (one == again).all() and one.shape[:2] == (2, 32)
-    for a, b in ((one, other), (one[0], one[1]), (other[0], one[1])):
+    for a, b in ((one[0], other[0]), (one[1], other[1]), (one[0], one[1]), (other[0], one[1])):
         assert abs(a.astype(int) - b).mean() > 30
+
+
+def test_every_frame_of_a_video_is_made_from_its_own_sound(monkeypatch):
+    monkeypatch.setattr(evaluate, "AT_ONCE", 1)
+    number = torch.arange(2)[:, None] * 100 + torch.arange(48.0)  # of video and frame
+    windows = (number / 127.5 - 1)[..., None, None].expand(-1, -1, 20, 64)
+    truth = SimpleNamespace(frames=np.zeros((2, 32)), windows=windows)
+    say = lambda cond, noise: cond.audio.mean((2, 3))[..., None, None, None].expand_as(noise())
+    coder = SimpleNamespace(decode=lambda z: z[:, :3])
+    made = evaluate.generate_videos(say, truth, torch.zeros(2, 16, 8, 8), coder, 0)
+    np.testing.assert_array_equal(made[:, :, 0, 0, 0], number[:, :32].numpy())
+
+
+def test_a_row_is_the_seeds_mean_and_spread_and_json_gets_what_it_can_hold():
+    row = evaluate.summary("one", 4, [{"fid": 1.0, "lag": np.nan}, {"fid": 3.0, "lag": np.nan}])
+    assert (row["fid"], row["fid_std"], row["nfe"], row["seeds"]) == (2, 2**0.5, 4, 2)
+    assert evaluate.summary("one", 4, [{"fid": 1.0}])["fid_std"] is None
+    mixed = {"a": [np.float64("inf"), np.nan, np.int64(3)], "b": "x"}
+    assert evaluate.plain(mixed) == {"a": [None, None, 3], "b": "x"}
 
 
 def test_a_single_clip_of_16_frames_is_refused_with_advice_that_helps(place, capsys):

@@ -120,6 +120,8 @@ def test_blinks_are_counted_and_timed():
     track[0, 20:25], track[0, 60:67] = 1, 1  # 5 and 7 frames in 4 s
     rate, length = measures.blink_statistics(track)
     assert rate == pytest.approx(2 / 4) and length == pytest.approx(6 / FPS)
+    rate, length = measures.blink_statistics(np.concatenate([track, 0 * track]))  # two videos
+    assert rate == pytest.approx(2 / 8) and length == pytest.approx(6 / FPS)
 
 
 def test_blinks_need_the_eye_to_open_again_between_them():
@@ -171,6 +173,18 @@ def test_sync_curve_is_the_mean_distance_at_each_offset():
     )  # the norm of (1.5, 1.5, 1.5, 1.5): not normalised
     c, d, _ = measures.sync_scores(v, a)
     assert d[0] == pytest.approx(3) and c[0] == pytest.approx(0)
+
+
+def test_sync_scores_agree_with_a_loop_over_offsets_and_frames():
+    v, a = torch.randn(2, 2, 20, 3, generator=torch.Generator().manual_seed(5)).double()
+    for found, x, y in zip(zip(*measures.sync_scores(v, a)), v.numpy(), a.numpy()):
+        mean = {}
+        for o in range(-15, 16):
+            pairs = [(x[k], y[k + o]) for k in range(20) if 0 <= k + o < 20]
+            mean[o] = np.mean([math.dist(p, q) for p, q in pairs])
+        best = min(mean, key=mean.get)
+        wanted = np.median(list(mean.values())) - mean[best], mean[best], best
+        assert found == pytest.approx(wanted)
 
 
 def test_sync_leaves_out_offsets_with_too_few_pairs():
