@@ -71,14 +71,14 @@ class Config(Options):
     student: str = "checkpoints/stage1.pt"  # 4-step student: initialises student, D; makes x_ref
     recipe: str = ""  # plain = the method, toy = with departures.py; "" = the 4-step student's
     batch: int = 8  # clips per iteration
-    lr: float = 6e-5  # peak rate of the student in each phase
+    lr: float = 6e-5  # peak rate of the student in phase N = 1; divided by N in phases 3 and 2
     disc_lr: float = 5e-4  # of the discriminator
     save_every: int = 50  # iterations between checkpoints, contact sheets and quick evaluations
     warm_disc: int = 30  # ablation: iterations before phase 3 in which only D learns
-    phase_steps: int = 100  # ablation: student updates in each of the phases 3 and 2
-    last_steps: int = 100  # ablation: student updates in phase 1
+    phase_steps: int = 20  # ablation: student updates in each of the phases 3 and 2
+    last_steps: int = 300  # ablation: student updates in phase 1
     progressive: bool = True  # ablation: phases 3 and 2; without, phase 1 gets their updates
-    curriculum: int = 50  # ablation: W, updates in which the last timestep is drawn; 0 = none
+    curriculum: int = 10  # ablation: W, updates in which the last timestep is drawn; 0 = none
     self_compare: float = 2.0  # ablation: λ_sc; 0 = no self-compare objective, and no R(x_ref)
     gan: str = "relativistic"  # ablation: relativistic, hinge or vanilla
     penalty: float = 20.0  # ablation: λ of the gradient penalties; 0 = none
@@ -207,9 +207,9 @@ def penalty(disc, xt, t, cond, value, n):
 load_stage2 = partial(load_teacher, kind="stage2")
 
 
-def train(cfg, resume=False, watch=None):
-    """-> the moving average. watch(step, phase, student, ema, disc) is called where a checkpoint is
-    saved (evaluation/mechanism.py)."""
+def train(cfg, resume=False, watch=None, equal_rates=False):
+    """-> the moving average. For evaluation/mechanism.py: watch(step, phase, student, ema, disc) is
+    called where a checkpoint is saved; equal_rates: phases 3 and 2 have the rate of phase 1."""
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU
@@ -288,7 +288,8 @@ def train(cfg, resume=False, watch=None):
                     real, ref = disc(xt_real, t, cond), disc(xt_ref, t, cond)
                 fake = disc(xt_fake, t, cond)
                 loss_g = gen_objective(cfg.gan, real, ref, fake, cfg.self_compare)
-            lr = cfg.lr * cosine_decay(i / phase.updates) * min(1, (i + 1) / WARMUP)
+            lr = cfg.lr if equal_rates else cfg.lr / phase.steps
+            lr = lr * cosine_decay(i / phase.updates) * min(1, (i + 1) / WARMUP)
             grad_norm = optimise(step, "student", student, optimiser, lr, loss_g)
             update_ema(ema, student, step - cfg.warm_disc, EMA)  # ema
             row |= dict(loss_g=loss_g.item(), gradient=grad_norm)

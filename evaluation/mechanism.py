@@ -48,6 +48,7 @@ PATHS = {
 ARMS = {f"gentle_{path}": change for path, change in PATHS.items()}
 ARMS |= {f"harsh_{path}": HARSH | change for path, change in PATHS.items()}
 COLOURS = {"phased": "tab:blue", "jumping": "tab:green", "straight": "tab:red"}
+DOSES = "--phase-steps 100 --last-steps 100 --curriculum 50"  # equal; W = half a phase
 PAIRS = 64  # held-out clips that D ranks
 DRAWS = 4  # of timestep and noise, for each pair
 
@@ -110,7 +111,7 @@ def train_arm(base, name, seed, args, device):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (place / "looks.jsonl").write_text(text, encoding="utf-8")
 
-    distill_stage2.train(cfg, watch=watch)
+    distill_stage2.train(cfg, watch=watch, equal_rates=True)
     done.write_text(setting, encoding="utf-8")
 
 
@@ -135,14 +136,15 @@ def draw(out):
         regime, _, path = arm.partition("_")
         for axis, key in zip(axes[int(regime == "harsh")], columns):
             steps = np.array(curves[key][0]) - cfg["warm_disc"]
-            label = path if seed == "0" else None
+            label = path if seed == "0" else f"{path}, seed {seed}"
             axis.plot(steps, curves[key][1], color=COLOURS[path], label=label, alpha=0.8)
     for regime, row in zip(("gentle", "harsh"), axes):
         for axis, (key, title) in zip(row, columns.items()):
             axis.set_title(f"{regime}: {title}", fontsize=8)
             if key in ("gradient", "fvd"):
                 axis.set_yscale("log")
-        row[0].legend(fontsize=8)
+        if row[0].lines:
+            row[0].legend(fontsize=8)
     for axis in axes[1]:
         axis.set_xlabel("student update")
     save(figure, Path(out) / "mechanism.png", dpi=100)
@@ -155,7 +157,11 @@ def arguments(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("--arms", default=",".join(ARMS), help="(default: %(default)s)")
     parser.add_argument("--seeds", default="0", help="training seeds, such as 0,1")
-    parser.add_argument("--options", default="", help="of distill_stage2.py, for every arm")
+    parser.add_argument(
+        "--options",
+        default=DOSES,
+        help="of distill_stage2.py, for every arm (default: %(default)s)",
+    )
     parser.add_argument(
         "--harsh-warm", type=int, default=200, help="iterations of D alone (default: %(default)s)"
     )
@@ -181,7 +187,7 @@ def arguments(argv=None):
 def main(argv=None):
     with one_line_errors():
         args = arguments(argv)
-        options = shlex.split(args.options) + args.smoke * ["--smoke"]
+        options = ["--smoke"] if args.smoke else shlex.split(args.options)
         doc = "the options of distill_stage2.py"
         base, _ = parse(distill_stage2.Config, doc, distill_stage2.SMOKE, options)
         for seed in args.seeds:

@@ -482,7 +482,7 @@ def test_the_discriminator_starts_with_nothing_said_and_learns_alone_from_four_s
     ) == 4
 
 
-def test_the_students_rate_warms_up_and_falls_in_each_phase_and_the_discriminators_stays(
+def test_the_students_rate_is_over_n_warms_up_and_falls_in_each_phase_and_the_discriminators_stays(
     whole,
 ):
     wanted = []
@@ -493,6 +493,7 @@ def test_the_students_rate_warms_up_and_falls_in_each_phase_and_the_discriminato
             (
                 "student",
                 WHOLE.lr
+                / n
                 * (0.5 + 0.5 * math.cos(math.pi * i / updates[n]))
                 * (i + 1)
                 / stage2.WARMUP,
