@@ -107,7 +107,7 @@ def plot_quality(rows, out):
     for axis, title in (left, "FVD-toy (down)"), (right, "lips: mean correlation (up)"):
         axis.set(xscale="log", xlabel="network evaluations for a chunk", title=title)
     left.set_yscale("log")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower right")
     return save(figure, out / "quality.png")
 
 
