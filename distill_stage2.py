@@ -208,8 +208,8 @@ load_stage2 = partial(load_teacher, kind="stage2")
 
 
 def train(cfg, resume=False, watch=None, equal_rates=False):
-    """-> the moving average. For evaluation/mechanism.py: watch(step, phase, student, ema, disc) is
-    called where a checkpoint is saved; equal_rates: phases 3 and 2 have the rate of phase 1."""
+    """-> the moving average. For evaluation/mechanism.py: watch(step, phase, student, disc), called
+    where a checkpoint is saved; equal_rates: phases 3 and 2 have the rate of phase 1."""
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU
@@ -306,7 +306,7 @@ def train(cfg, resume=False, watch=None, equal_rates=False):
                 found = quick_eval(sampler, held_out, autoencoder, *lip_reader)
                 log(step + 1, phase=phase.steps, **found)
             if watch:
-                watch(step + 1, phase, student, ema, disc)
+                watch(step + 1, phase, student, disc)
             ship = phase.steps == 1  # before that it is no one-step student
             save_training(cfg, "stage2", step + 1, generator, ship=ship, network=network, **parts)
     return ema
