@@ -575,6 +575,13 @@ def test_an_update_changes_one_network_by_a_clipped_gradient():
     )  # at the rate given, not the optimiser's own
 
 
+def test_the_gradient_of_one_update_does_not_reach_the_next():
+    network, x = nn.Linear(2, 1, bias=False), torch.tensor([[0.3, 0.4]])
+    optimiser = student.adam(network, 0.0)
+    step = lambda: student.optimise(0, "student", network, optimiser, 0.0, network(x).sum())
+    assert [step(), step()] == pytest.approx([0.5, 0.5])
+
+
 def test_the_ablation_with_data_shows_noised_real_clips_at_the_students_own_times(
     workplace, monkeypatch
 ):
