@@ -21,7 +21,7 @@ from autoencoder import load_autoencoder, to_uint8
 from common import HERE, Parser, one_line_errors, pick_device
 from departures import noise_source
 from diffusion import add_noise, x0_from_v
-from distill_stage1 import Config, dmd_gradient, load_stage1, real_score
+from distill_stage1 import Config, dmd_gradient, fake_score, load_stage1, real_score
 from distill_stage2 import load_stage2
 from evaluation.plots import plt, save
 from generate import sampler_of_teacher
@@ -104,12 +104,12 @@ def gradient(folder, autoencoder, clips, device, path):
     for t in SCORE_T:
         times = torch.full((1,), float(t), device=device)
         xt = add_noise(x0_hat, score_noise(), times)
-        x0_real = real_score(teacher, xt, times, cond, s_ref, s_audio)
-        x0_fake = x0_from_v(xt, teacher(xt, times, cond), times)
-        g = dmd_gradient(x0_fake, x0_real, x0_hat, cond.mask)
+        real = real_score(teacher, xt, times, cond, s_ref, s_audio)
+        fake = fake_score(teacher, xt, times, cond)
+        g = dmd_gradient(fake, real, x0_hat, cond.mask)
         size = g[0, MIDDLE].abs().mean(0).cpu().numpy()
         heat = plt.get_cmap("magma")(np.kron(size / size.max(), np.ones((8, 8))))[..., :3]
-        named = [("x̂0", x0_hat), ("x_t", xt), ("x0_real", x0_real), ("x0_fake", x0_fake)]
+        named = [("x̂0", x0_hat), ("x_t", xt), ("x0_real", real), ("x0_fake", fake)]
         row = [(title, picture(x)) for title, x in named]
         row += [("x̂0 − g", picture(x0_hat - g)), ("|g|", np.uint8(255 * heat))]
         rows.append((f"t = {t}", row))

@@ -408,11 +408,11 @@ def test_every_seed_differs_a_wrong_sound_is_anothers_and_twice_as_fast_reads_tw
 
 
 def test_noise_is_the_seeds_and_differs_between_videos(monkeypatch):
-    monkeypatch.setattr(evaluate, "AT_ONCE", 1)
+    monkeypatch.setattr(models, "AT_ONCE", 1)
     coder = SimpleNamespace(decode=lambda z: z[:, :3])
     truth = SimpleNamespace(frames=np.zeros((2, 32)), windows=torch.zeros(2, 48, 20, 64))
     ref = torch.zeros(2, 16, 8, 8)
-    make = lambda seed: evaluate.generate_videos(lambda c, n: n(), truth, ref, coder, seed)
+    make = lambda seed: models.generate_videos(lambda c, n: n(), truth, ref, coder, seed)
     one, again, other = make(0), make(0), make(1)
     assert (one == again).all() and one.shape[:2] == (2, 32)
     for a, b in ((one[0], other[0]), (one[1], other[1]), (one[0], one[1]), (other[0], one[1])):
@@ -420,13 +420,13 @@ def test_noise_is_the_seeds_and_differs_between_videos(monkeypatch):
 
 
 def test_every_frame_of_a_video_is_made_from_its_own_sound(monkeypatch):
-    monkeypatch.setattr(evaluate, "AT_ONCE", 1)
+    monkeypatch.setattr(models, "AT_ONCE", 1)
     number = torch.arange(2)[:, None] * 100 + torch.arange(48.0)  # of video and frame
     windows = (number / 127.5 - 1)[..., None, None].expand(-1, -1, 20, 64)
     truth = SimpleNamespace(frames=np.zeros((2, 32)), windows=windows)
     say = lambda cond, noise: cond.audio.mean((2, 3))[..., None, None, None].expand_as(noise())
     coder = SimpleNamespace(decode=lambda z: z[:, :3])
-    made = evaluate.generate_videos(say, truth, torch.zeros(2, 16, 8, 8), coder, 0)
+    made = models.generate_videos(say, truth, torch.zeros(2, 16, 8, 8), coder, 0)
     np.testing.assert_array_equal(made[:, :, 0, 0, 0], number[:, :32].numpy())
 
 
