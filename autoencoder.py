@@ -285,7 +285,8 @@ def train(cfg, resume=False):
             shown = held_out.frames[:: len(held_out.frames) // 12][:12]
             made = to_uint8(ema.decode(ema.encode(to_pixels(shown, device))))
             if not rank():
-                tiny_data.contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [made, shown], scale=3)
+                path, labels = f"{cfg.out}/{step + 1:06d}.png", ["decoded", "truth"]
+                tiny_data.contact_sheet(path, [made, shown], scale=3, labels=labels)
             save_training(cfg, "autoencoder", step + 1, generator, **parts)
     return ema
 

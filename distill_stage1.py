@@ -212,7 +212,8 @@ def train(cfg, resume=False):
             rows = []
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:  # sample, save
             sampler = student_sampler(ema, asdict(cfg))
-            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler], held_out, autoencoder)
+            shown = {"student": sampler}
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", shown, held_out, autoencoder)
             if lip_reader:
                 log(step + 1, **quick_eval(sampler, held_out, autoencoder, *lip_reader))
             save_training(cfg, "stage1", step + 1, generator, network=network, **parts)

@@ -300,7 +300,7 @@ def train(cfg, resume=False, watch=None, equal_rates=False):
             rows = []
         if (step + 1) % cfg.save_every == 0 or step + 1 == len(plan):  # sample, save
             sampler = student_sampler(ema, asdict(cfg), steps=phase.steps)
-            shown = [sampler, reference_sampler]
+            shown = {f"student, {phase.steps}": sampler, "reference, 4": reference_sampler}
             contact_sheet(f"{cfg.out}/{step + 1:06d}.png", shown, held_out, autoencoder)
             if lip_reader:
                 found = quick_eval(sampler, held_out, autoencoder, *lip_reader)

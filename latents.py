@@ -168,16 +168,15 @@ def preview_noise(x0):
 
 
 def contact_sheet(path, samplers, clips, autoencoder):
-    """A PNG: for three held-out portraits, one row for each sampler(cond, noise) -> x0, then the
-    truth. Own noise, always the same."""
+    """A PNG: for three held-out portraits, one row for each {label: sampler(cond, noise) -> x0},
+    then the truth. Own noise, always the same."""
     if rank():
         return
     x0, cond = preview(clips)
     rows = []
-    for sampler in samplers:
+    for sampler in samplers.values():
         noise = preview_noise(x0)
         with torch.no_grad():
             rows.append(sampler(cond, noise))
-    tiny_data.contact_sheet(
-        path, [to_uint8(autoencoder.decode(x[i])) for i in range(len(x0)) for x in (*rows, x0)]
-    )
+    shown = [to_uint8(autoencoder.decode(x[i])) for i in range(len(x0)) for x in (*rows, x0)]
+    tiny_data.contact_sheet(path, shown, labels=[*samplers, "truth"] * len(x0))

@@ -206,9 +206,9 @@ def train(cfg, resume=False):
             log(step + 1, loss=float(np.mean(losses)), gradient=norm.item(), lr=lr)
             losses = []
         if (step + 1) % cfg.sample_every == 0 or step + 1 == cfg.steps:  # sample
-            rows = [teacher_sampler(ema, cfg.recipe)]
-            rows += [teacher_sampler(ema, cfg.recipe, steps=1, s_ref=1, s_audio=1)]
-            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", rows, held_out, autoencoder)
+            shown = {f"{STEPS} steps": teacher_sampler(ema, cfg.recipe)}
+            shown["1 step"] = teacher_sampler(ema, cfg.recipe, steps=1, s_ref=1, s_audio=1)
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", shown, held_out, autoencoder)
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:  # save
             save_training(cfg, "teacher", step + 1, generator, **parts)
     return ema

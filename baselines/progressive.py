@@ -164,7 +164,8 @@ def train(cfg, resume=False):
             rows = []
         if (step + 1) % cfg.save_every == 0 or step + 1 == len(plan):  # sample, save
             sampler = student_sampler(ema, asdict(cfg), steps=n)
-            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", [sampler], held_out, autoencoder)
+            shown = {"student": sampler}
+            contact_sheet(f"{cfg.out}/{step + 1:06d}.png", shown, held_out, autoencoder)
             if lip_reader:
                 log(step + 1, steps=n, **quick_eval(sampler, held_out, autoencoder, *lip_reader))
             one_step = dict(network, target_steps=1)

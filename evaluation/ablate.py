@@ -144,7 +144,8 @@ def ablate(args):
         found.append(measured(bench, name, [(*load(path), 1) for path in paths]))
 
     rows, pictures = zip(*found)
-    tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]])
+    labels = [row["variant"] for row in rows] + ["truth"]
+    tiny_data.contact_sheet(out / "sheet.png", [*pictures, truth.frames[0, :16]], labels=labels)
     (out / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
     result = plain(dict(rows=list(rows), setting=vars(args)))
     text = json.dumps(result, indent=1) + "\n"

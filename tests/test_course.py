@@ -459,6 +459,7 @@ def penalty(disc, xt, t, cond, value, n):
 
 class Discriminator:
     def forward(self, xt, t, cond):
+        import torch
         b, f = cond.mask.shape
         total = torch.zeros(b, f)
         for i, level in enumerate(self.network.features(xt, t, cond)):

@@ -2,6 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import autoencoder
 import distill_stage1
@@ -26,6 +27,18 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy") / "set"
     build(folder, "val", 3)
     return folder
+
+
+def test_a_contact_sheet_has_its_rows_and_a_margin_for_their_labels(tmp_path):
+    rows = [np.full((3, 64, 64, 3), value, np.uint8) for value in (10, 200)]
+    tiny_data.contact_sheet(tmp_path / "plain.png", rows)
+    tiny_data.contact_sheet(tmp_path / "named.png", rows, labels=["student", "truth"])
+    plain, named = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("plain", "named"))
+    assert plain.shape == (256, 384, 3) and (plain[:128] == 10).all() and (plain[128:] == 200).all()
+    margin = named[:, : named.shape[1] - 384]
+    assert (named[:, margin.shape[1] :] == plain).all()
+    for half in margin[:128], margin[128:]:
+        assert 0 < (half < 128).mean() < 0.3  # something is written on white
 
 
 def test_a_built_split_holds_what_the_seeds_say(folder):

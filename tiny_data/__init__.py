@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from audio_features import FPS, audio_windows, log_mel
@@ -184,7 +185,15 @@ def load(data, split, n_videos=0, min_frames=20):
     return Videos(frames, mel, starts, wave, unknown, [])
 
 
-def contact_sheet(path, rows, scale=2):
-    """Write a PNG of rows of frames; rows: list of (F, H, W, 3) uint8, all of one size."""
+def contact_sheet(path, rows, scale=2, labels=()):
+    """Write a PNG of rows of frames, each with its label in a margin at the left; rows: list of
+    (F, H, W, 3) uint8, all of one size; labels: one a row, or none."""
     picture = np.concatenate([np.concatenate(list(r), axis=1) for r in rows], axis=0)
-    iio.imwrite(path, picture.repeat(scale, 0).repeat(scale, 1))
+    picture = picture.repeat(scale, 0).repeat(scale, 1)
+    if labels:
+        height = len(picture) / len(rows)
+        margin = Image.new("RGB", (12 + 7 * max(map(len, labels)), len(picture)), "white")
+        for i, label in enumerate(labels):
+            ImageDraw.Draw(margin).text((6, (i + 0.5) * height), label, fill="black", anchor="lm")
+        picture = np.concatenate([np.asarray(margin), picture], axis=1)
+    iio.imwrite(path, picture)
