@@ -105,11 +105,16 @@ def files_of(lab):
     return files
 
 
+def taken(out):
+    """Whether there is something at a path that would be lost: anything but an empty folder."""
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
 def make(lab, out):
     """Write the student version of a lab to the folder `out`. Raises ValueError if that holds
     anything."""
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if taken(out):
         raise ValueError(f"{out} is there and not empty: name a new folder")
     for name, path in files_of(lab).items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)

@@ -21,12 +21,11 @@ from autoencoder import load_autoencoder, to_uint8
 from common import HERE, Parser, one_line_errors, pick_device
 from departures import noise_source
 from diffusion import add_noise, x0_from_v
-from distill_stage1 import Config, dmd_gradient, fake_score, load_stage1, real_score
-from distill_stage2 import load_stage2
+from distill_stage1 import Config, dmd_gradient, fake_score, real_score
 from evaluation.plots import plt, save
-from generate import sampler_of_teacher
+from generate import MODELS
 from latents import Clips, preview, preview_noise
-from student import few_step_sample, student_sampler
+from student import few_step_sample
 from teacher import load_teacher
 
 MIDDLE = 8  # of the clip's 16 frames: the one that is shown
@@ -66,25 +65,26 @@ def panels(rows, path, size=1.5):
     return save(figure, path, bbox_inches="tight")
 
 
+def picture(autoencoder, x):
+    """The middle frame of the first clip of x (B, F, C, H, W) -> (H, W, 3) uint8."""
+    return to_uint8(autoencoder.decode(x[:, MIDDLE]))[0]
+
+
 def trajectories(folder, autoencoder, clips, device, path):
     """x̂0 as the teacher and both students go from noise to a face."""
-    x0, cond = preview(clips, 1)
-
-    def picture(x):
-        return to_uint8(autoencoder.decode(x[:, MIDDLE]))[0]
-
-    rows = []
-    for label, file, loader, sampler_of, steps in (
-        ("teacher\n40 steps", "teacher.pt", load_teacher, sampler_of_teacher, 40),
-        ("stage 1\n4 steps", "stage1.pt", load_stage1, student_sampler, 4),
-        ("stage 2\n1 step", "stage2.pt", load_stage2, student_sampler, 1),
+    (x0, cond), rows = preview(clips, 1), []
+    for name, label, steps in (
+        ("teacher", "teacher\n40 steps", 40),
+        ("stage1", "stage 1\n4 steps", 4),
+        ("stage2", "stage 2\n1 step", 1),
     ):
-        network, config = loader(folder / file, device)
+        loader, sampler_of = MODELS[name]
+        network, config = loader(folder / f"{name}.pt", device)
         sampler = sampler_of(network, config, steps=steps)
         seen = recorded(network, partial(sampler, cond, preview_noise(x0)))
         kept = [pair for pair in seen if steps < 40 or round(pair[0]) in SHOWN_T]
-        row = [(f"x̂0 at t = {t:.0f}", picture(x)) for t, x in kept]
-        rows.append((label, [*row, ("truth", picture(x0))]))
+        row = [(f"x̂0 at t = {t:.0f}", picture(autoencoder, x)) for t, x in kept]
+        rows.append((label, [*row, ("truth", picture(autoencoder, x0))]))
     return panels(rows, path)
 
 
@@ -98,9 +98,6 @@ def gradient(folder, autoencoder, clips, device, path):
     x0_hat = few_step_sample(teacher, cond, noise_source(recipe, "student", fresh), 1)
     score_noise, rows = noise_source(recipe, "teacher", fresh), []
 
-    def picture(x):
-        return to_uint8(autoencoder.decode(x[:, MIDDLE]))[0]
-
     for t in SCORE_T:
         times = torch.full((1,), float(t), device=device)
         xt = add_noise(x0_hat, score_noise(), times)
@@ -110,8 +107,8 @@ def gradient(folder, autoencoder, clips, device, path):
         size = g[0, MIDDLE].abs().mean(0).cpu().numpy()
         heat = plt.get_cmap("magma")(np.kron(size / size.max(), np.ones((8, 8))))[..., :3]
         named = [("x̂0", x0_hat), ("x_t", xt), ("x0_real", real), ("x0_fake", fake)]
-        row = [(title, picture(x)) for title, x in named]
-        row += [("x̂0 − g", picture(x0_hat - g)), ("|g|", np.uint8(255 * heat))]
+        row = [(title, picture(autoencoder, x)) for title, x in named]
+        row += [("x̂0 − g", picture(autoencoder, x0_hat - g)), ("|g|", np.uint8(255 * heat))]
         rows.append((f"t = {t}", row))
     return panels(rows, path)
 

@@ -3,19 +3,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from test_common import Config
 from torch.testing import assert_close
 
 import tiny_data
 from checkpoint import half, load_checkpoint, resume_training, save_checkpoint, save_training
 from common import Log, Options
-
-
-@dataclass
-class Config(Options):
-    steps: int = 10  # optimiser steps
-    lr: float = 0.1  # learning rate
-    fast: bool = False  # a switch
-    out: str = "x"  # 100 % of it
 
 
 def test_checkpoints_round_trip_and_leave_no_temporary_file(tmp_path):
