@@ -77,10 +77,10 @@ LABS = {
         ),
     ],
     5: [
-        Task("the phases", 10, "distill_stage2.py", functions("phases")),
-        Task("a phase's timesteps", 6, "distill_stage2.py", functions("phase_timesteps")),
-        Task("the last timestep drawn", 14, "distill_stage2.py", functions("draw_last")),
-        Task("a step at T before it", 10, "distill_stage2.py", functions("warm_timesteps")),
+        Task("the phases", 10, "phases.py", functions("phases")),
+        Task("a phase's timesteps", 6, "phases.py", functions("phase_timesteps")),
+        Task("the last timestep drawn", 14, "phases.py", functions("draw_last")),
+        Task("a step at T before it", 10, "phases.py", functions("warm_timesteps")),
         Task(
             "the student's samples, in the loop",
             20,

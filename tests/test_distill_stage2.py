@@ -18,13 +18,11 @@ from distill_stage2 import (
     SIGMA,
     Discriminator,
     disc_loss,
-    draw_last,
     gen_loss,
     penalty,
-    phase_timesteps,
     self_compare_loss,
-    warm_timesteps,
 )
+from phases import Phase, draw_last, phase_timesteps, phases, warm_timesteps
 from student import few_step_sample, rollout, student_sampler
 
 CLEAN = torch.zeros(SHAPE[0])  # t of a clip without noise
@@ -52,8 +50,8 @@ def test_every_phase_starts_from_the_one_before_and_direct_training_has_as_many_
     cfg = stage2.Config(warm_disc=30, phase_steps=20, last_steps=300)
     alone = (4, 4, 30, False)
     wanted = [alone, (4, 3, 20, True), (3, 2, 20, True), (2, 1, 300, True)]
-    assert stage2.phases(cfg) == wanted
-    assert stage2.phases(replace(cfg, progressive=False)) == [alone, (4, 1, 340, True)]
+    assert phases(cfg) == wanted
+    assert phases(replace(cfg, progressive=False)) == [alone, (4, 1, 340, True)]
 
 
 @pytest.mark.parametrize("n", [3, 2, 1])
@@ -305,7 +303,7 @@ def test_the_discriminator_sees_real_reference_and_fake_in_the_same_noise(
 def test_while_the_discriminator_learns_alone_neither_student_nor_reference_changes(
     workplace, monkeypatch
 ):
-    monkeypatch.setattr(stage2, "phases", lambda cfg: [stage2.Phase(4, 4, 2, False)])
+    monkeypatch.setattr(stage2, "phases", lambda cfg: [Phase(4, 4, 2, False)])
     stage2.train(replace(BASE, warm_disc=2))
     start = stage2.load_stage1("stage1.pt")[0]
     saved = torch.load("a/last.pt", weights_only=True)

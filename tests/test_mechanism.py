@@ -9,6 +9,7 @@ from autoencoder import load_autoencoder
 from common import parse
 from evaluation import mechanism
 from latents import load_clips
+from phases import phases
 
 
 def test_arms_differ_by_regime_and_path_only():
@@ -26,7 +27,7 @@ def test_all_paths_have_equal_doses():
     updates = {
         name: sum(
             phase.updates
-            for phase in distill_stage2.phases(distill_stage2.Config(**changes))
+            for phase in phases(distill_stage2.Config(**changes))
             if phase.student_learns
         )
         for name, changes in mechanism.ARMS.items()

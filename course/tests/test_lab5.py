@@ -4,13 +4,14 @@ import torch
 from tiny import Clips, Generator, near, rounds, train_stage2
 
 import distill_stage2 as stage2
+import phases
 
 # ---- 1 the phases
 
 
 def plan(**options):
     settings = dict(warm_disc=30, phase_steps=20, last_steps=300)
-    return [tuple(phase) for phase in stage2.phases(stage2.Config(**settings | options))]
+    return [tuple(phase) for phase in phases.phases(stage2.Config(**settings | options))]
 
 
 def test_1_the_discriminator_alone_then_4_to_3_to_2_to_1():
@@ -25,7 +26,7 @@ def test_1_the_numbers_are_the_options():
     want = [(4, 4, 5, False), (4, 3, 7, True), (3, 2, 7, True), (2, 1, 11, True)]
     assert plan(warm_disc=5, phase_steps=7, last_steps=11) == want
     default = stage2.Config()
-    updates = [phase.updates for phase in stage2.phases(default)]
+    updates = [phase.updates for phase in phases.phases(default)]
     assert updates == [default.warm_disc, *[default.phase_steps] * 2, default.last_steps]
 
 
@@ -33,16 +34,16 @@ def test_1_the_numbers_are_the_options():
 
 
 def test_2_four_and_two():
-    near(list(stage2.phase_timesteps(4)), [1000, 750, 500, 250])
-    near(list(stage2.phase_timesteps(2)), [1000, 500])
+    near(list(phases.phase_timesteps(4)), [1000, 750, 500, 250])
+    near(list(phases.phase_timesteps(2)), [1000, 500])
 
 
 def test_2_three():
-    near(list(stage2.phase_timesteps(3)), [1000, 2000 / 3, 1000 / 3])
+    near(list(phases.phase_timesteps(3)), [1000, 2000 / 3, 1000 / 3])
 
 
 def test_2_one():
-    near(list(stage2.phase_timesteps(1)), [1000])
+    near(list(phases.phase_timesteps(1)), [1000])
 
 
 # ---- 3 the last timestep drawn
@@ -52,25 +53,25 @@ U = torch.tensor([0.0, 0.5, 1.0])
 
 def test_3_a_tenth_of_the_gap_at_the_first_of_ten_updates():
     """From T / 4 = 250 towards T / 3: 0, a half and all of a tenth of 83.3."""
-    near(stage2.draw_last(4, 3, 0, 10, U), [250, 250 + 83.3333 / 20, 250 + 83.3333 / 10])
+    near(phases.draw_last(4, 3, 0, 10, U), [250, 250 + 83.3333 / 20, 250 + 83.3333 / 10])
 
 
 def test_3_half_of_it_at_the_fifth():
-    near(stage2.draw_last(2, 1, 4, 10, U), [500, 625, 750])
+    near(phases.draw_last(2, 1, 4, 10, U), [500, 625, 750])
 
 
 def test_3_all_of_it_at_the_last():
-    near(stage2.draw_last(3, 2, 9, 10, U), [1000 / 3, 1000 / 3 + 1000 / 12, 500])
+    near(phases.draw_last(3, 2, 9, 10, U), [1000 / 3, 1000 / 3 + 1000 / 12, 500])
 
 
 def test_3_after_the_warm_up_the_new_one_and_no_other():
     for i in (10, 11, 99):
-        near(stage2.draw_last(4, 3, i, 10, U), [1000 / 3] * 3)
-    near(stage2.draw_last(2, 1, 0, 0, U), [1000] * 3)  # no warm-up
+        near(phases.draw_last(4, 3, i, 10, U), [1000 / 3] * 3)
+    near(phases.draw_last(2, 1, 0, 0, U), [1000] * 3)  # no warm-up
 
 
 def test_3_in_the_discriminators_warm_up_there_is_no_gap():
-    near(stage2.draw_last(4, 4, 0, 10, U), [250] * 3)
+    near(phases.draw_last(4, 4, 0, 10, U), [250] * 3)
 
 
 # ---- 4 a step at T before it
@@ -80,7 +81,7 @@ LAST = torch.tensor([260.0, 300.0])
 
 def steps(n, i, warm=10, last=LAST):
     """The timesteps, as numbers for each of two clips."""
-    found = stage2.warm_timesteps(n, i, warm, last)
+    found = phases.warm_timesteps(n, i, warm, last)
     return [torch.as_tensor(t, dtype=torch.float32).expand(2).tolist() for t in found]
 
 
