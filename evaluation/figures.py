@@ -1,10 +1,11 @@
 """Figures to lecture with: what the samplers and the DMD gradient do to one held-out clip.
 
-    python -m evaluation.figures                  all three -> docs/
-    python -m evaluation.figures --only truth     one: trajectories, dmd_gradient or truth
+    python -m evaluation.figures                  all four -> docs/
+    python -m evaluation.figures --only truth     one: trajectories, strips, dmd_gradient or truth
 
 trajectories.png    x̂0 after every evaluation of the students, and at a few t of the teacher
 dmd_gradient.png    what g asks for at four t: x_t, x0_real, x0_fake, and where they differ
+strips.png          one clip by every model, and where it changes from frame to frame
 truth.png           the toy set's ground truth on one time axis: sound, phones, lips, faces
 From fixed noise: the same pictures every time.
 """
@@ -17,19 +18,23 @@ import torch
 
 import tiny_data
 from audio_features import FPS, FRAME, ROWS, SR
-from autoencoder import load_autoencoder, to_uint8
+from autoencoder import load_autoencoder, to_pixels, to_uint8
 from common import HERE, Parser, one_line_errors, pick_device
 from departures import noise_source
 from diffusion import add_noise, x0_from_v
 from distill_stage1 import Config, dmd_gradient, fake_score, real_score
+from evaluation.models import generate_videos, models_in
 from evaluation.plots import plt, save
-from generate import MODELS
+from evaluation.truth import truth_of
+from generate import CHUNK, MODELS
 from latents import Clips, preview, preview_noise
 from student import few_step_sample
 from teacher import load_teacher
 
 MIDDLE = 8  # of the clip's 16 frames: the one that is shown
 SHOWN_T = (1000, 750, 500, 250, 25)  # of the teacher's 40 steps
+STRIPS = """teacher stage1 stage2 direct1 progressive consistency consistency_adv plain_stage1
+    plain_stage2 plain_direct1""".split()
 SCORE_T = (900, 600, 300, 100)  # where g is shown
 
 
@@ -88,6 +93,25 @@ def trajectories(folder, autoencoder, clips, device, path):
     return panels(rows, path)
 
 
+def strips(folder, autoencoder, videos, index, device, path):
+    """One clip by the truth, the teacher and every student, a row each; last, the mean change of
+    each pixel from frame to frame (black 0, white 24 levels or more): flicker is bright."""
+    truth = truth_of(videos, index, 1, CHUNK, device)
+    ref = autoencoder.encode(to_pixels(truth.portraits, device))
+    clips = {"truth": truth.frames[0]}
+    for name, nfe, sampler in models_in(folder, device):
+        if name in STRIPS:
+            label = name.replace("plain_", "plain ") + f", {nfe}"
+            clips[label] = generate_videos(sampler, truth, ref, autoencoder, seed=0)[0]
+    rows = []
+    for label, frames in clips.items():
+        change = np.abs(np.diff(frames.astype(float), axis=0)).mean((0, 3))  # (64, 64) levels
+        heat = plt.get_cmap("magma")((change / 24).clip(0, 1))[..., :3]
+        row = [(f"frame {k}", frames[k]) for k in range(0, CHUNK, 2)]
+        rows.append((label, [*row, (f"change: {change.mean():.1f}", np.uint8(255 * heat))]))
+    return panels(rows, path, size=1.0)
+
+
 def gradient(folder, autoencoder, clips, device, path):
     """What DMD asks of the teacher's blurred one-step sample, at four t. The fake score is the
     teacher without guidance, as at the first update: so g is what guidance by the sound adds."""
@@ -113,7 +137,7 @@ def gradient(folder, autoencoder, clips, device, path):
     return panels(rows, path)
 
 
-def truth(videos, path, seconds=2.0):
+def time_axis(videos, path, seconds=2.0):
     """Sound, phones, lips and faces of one video on one time axis."""
     n = int(seconds * FPS)
     figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(11, 5), sharex=True)
@@ -154,7 +178,7 @@ def one_video(videos, index):
 
 def main(argv=None):
     parser = Parser(__doc__)
-    names = ("trajectories", "dmd_gradient", "truth")
+    names = ("trajectories", "strips", "dmd_gradient", "truth")
     parser.add_argument("--only", choices=names, help="one of them (default: all)")
     parser.add_argument("--video", type=int, default=3, help="of the test split, from 0")
     parser.add_argument("--data", default=tiny_data.HOME, help="the toy set (default: %(default)s)")
@@ -168,20 +192,19 @@ def main(argv=None):
         videos = tiny_data.load(args.data, "test")
         if not videos.phones:
             raise ValueError("nobody knows the truth of your own clips: leave --data out")
-        videos = one_video(videos, args.video)
-        wanted = [args.only] if args.only else names
-        if "truth" in wanted:
-            print(truth(videos, args.out / "truth.png"))
-        if set(wanted) - {"truth"}:
+        video = one_video(videos, args.video)
+        for name in [args.only] if args.only else names:
+            path = args.out / f"{name}.png"
+            if name == "truth":
+                print(time_axis(video, path))
+                continue
             autoencoder = load_autoencoder(args.checkpoints / "autoencoder.pt", device)
-            few = videos._replace(
-                starts=videos.starts[:2], frames=videos.frames[: videos.starts[1]]
-            )
-            clips = Clips(few, autoencoder, 16, device)
-            for name, draw in ("trajectories", trajectories), ("dmd_gradient", gradient):
-                if name in wanted:
-                    path = args.out / f"{name}.png"
-                    print(draw(args.checkpoints, autoencoder, clips, device, path))
+            if name == "strips":
+                print(strips(args.checkpoints, autoencoder, videos, args.video, device, path))
+                continue
+            draw = trajectories if name == "trajectories" else gradient
+            clips = Clips(video, autoencoder, CHUNK, device)
+            print(draw(args.checkpoints, autoencoder, clips, device, path))
 
 
 if __name__ == "__main__":

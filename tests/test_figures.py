@@ -55,13 +55,13 @@ def test_one_video_is_cut_out_whole(folder):
         figures.one_video(videos, 2)
 
 
-def test_all_three_are_drawn_and_alike_each_time(folder, tmp_path):
+def test_all_four_are_drawn_and_alike_each_time(folder, tmp_path):
     line = ["--checkpoints", str(folder), "--data", str(folder / "data"), "--video", "0"]
     for out in "a", "b":
         (tmp_path / out).mkdir()
         figures.main([*line, "--out", str(tmp_path / out)])
     names = {path.name for path in (tmp_path / "a").iterdir()}
-    assert names == {"trajectories.png", "dmd_gradient.png", "truth.png"}
+    assert names == {"trajectories.png", "strips.png", "dmd_gradient.png", "truth.png"}
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         with Image.open(tmp_path / "a" / name) as picture:
