@@ -159,9 +159,10 @@ def penalty(disc, xt, t, cond, value, n):
 load_stage2 = partial(load_teacher, kind="stage2")
 
 
-def train(cfg, resume=False, watch=None, equal_rates=False):
+def train(cfg, resume=False, watch=None, equal_rates=False, beside=None):
     """-> the moving average. For evaluation/mechanism.py: watch(step, phase, student, disc), called
-    where a checkpoint is saved; equal_rates: phases 3 and 2 have the rate of phase 1."""
+    where a checkpoint is saved; equal_rates: phases 3 and 2 have the rate of phase 1. For
+    baselines/keep_dmd.py: beside, what makes another loss for the student."""
     # 1 seed and device
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)  # batches, timesteps and noise: on the CPU
@@ -188,11 +189,13 @@ def train(cfg, resume=False, watch=None, equal_rates=False):
 
     # 4 optimisers
     optimiser, disc_optimiser = adam(student, cfg.lr), adam(disc, cfg.disc_lr)
+    other_loss = beside(cfg, clips, generator, device) if beside else None
 
     # 5 resume
     plan = [(phase, i) for phase in phases(cfg) for i in range(phase.updates)]
     parts = dict(student=student, disc=disc, ema=ema)
     parts |= dict(optimiser=optimiser, disc_optimiser=disc_optimiser)
+    parts |= other_loss.parts if other_loss else {}
     first = resume_training(cfg, "stage2", generator, len(plan), **parts) if resume else 0
     log, rows = Log(cfg.out, cfg, device, resume), []
     uniform, fresh = draws(cfg.batch, clips, generator)
@@ -240,11 +243,15 @@ def train(cfg, resume=False, watch=None, equal_rates=False):
                     real, ref = disc(xt_real, t, cond), disc(xt_ref, t, cond)
                 fake = disc(xt_fake, t, cond)
                 loss_g = gen_objective(cfg.gan, real, ref, fake, cfg.self_compare)
+            row["loss_g"] = loss_g.item()
+            if other_loss:
+                loss_g = other_loss(step, loss_g, x0_hat, cond, row)
             lr = cfg.lr if equal_rates else cfg.lr / phase.steps
             lr = lr * cosine_decay(i / phase.updates) * min(1, (i + 1) / WARMUP)
-            grad_norm = optimise(step, "student", student, optimiser, lr, loss_g)
+            row["gradient"] = optimise(step, "student", student, optimiser, lr, loss_g)
             update_ema(ema, student, step - cfg.warm_disc, EMA)  # ema
-            row |= dict(loss_g=loss_g.item(), gradient=grad_norm)
+        elif other_loss:
+            other_loss(step, None, x0_hat, cond, row)
         rows.append(row)
 
         if (step + 1) % LOG_EVERY == 0:  # log

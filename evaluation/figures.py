@@ -33,8 +33,8 @@ from teacher import load_teacher
 
 MIDDLE = 8  # of the clip's 16 frames: the one that is shown
 SHOWN_T = (1000, 750, 500, 250, 25)  # of the teacher's 40 steps
-STRIPS = """teacher stage1 stage2 direct1 progressive consistency consistency_adv plain_stage1
-    plain_stage2 plain_direct1""".split()
+STRIPS = """teacher stage1 stage2 direct1 progressive consistency consistency_adv keep_dmd
+    plain_stage1 plain_stage2 plain_direct1""".split()
 SCORE_T = (900, 600, 300, 100)  # where g is shown
 
 

@@ -48,6 +48,7 @@ def models_in(folder, device, bf16=False):
         ("progressive", load_stage1, (("progressive", 1),)),
         ("consistency", load_stage1, (("consistency", 1),)),
         ("consistency_adv", load_stage2, (("consistency_adv", 1),)),
+        ("keep_dmd", load_stage2, (("keep_dmd", 1),)),
     )
     for prefix, place in ("", folder), ("plain_", folder / "plain"):
         for file, loader, named in students:

@@ -50,6 +50,7 @@ CHAINS = {
     "progressive": ["progressive"],
     "consistency": ["consistency"],
     "consistency, then adversarial": ["consistency_adv"],
+    "stage 2 with DMD kept": ["keep_dmd"],
     "stage 1, plain": ["plain_stage1_1step", "plain_stage1_2steps", "plain_stage1"],
     "stage 2, plain": ["plain_stage2"],
     "direct DMD, plain": ["plain_direct1"],
