@@ -95,20 +95,25 @@ def plot_log(name, path, out):
 
 
 def plot_quality(rows, out):
-    """FVD-toy and lips over the evaluations of a chunk, a line for each network -> the path."""
-    rows = {row["model"]: row for row in rows}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    """FVD-toy and lips over the evaluations of a chunk, a line for each network; plain ones hollow
+    and dashed, in the colour of the others -> the path."""
+    rows, colours = {row["model"]: row for row in rows}, {}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4))
     for label, names in CHAINS.items():
         chain = [rows[name] for name in names if name in rows]
         if chain:
             nfe = [row["nfe"] for row in chain]
             lips = [np.mean([row[k] for k in LIPS]) for row in chain]
-            left.plot(nfe, [row["fvd"] for row in chain], marker="o", label=label)
-            right.plot(nfe, lips, marker="o", label=label)
+            own = label.removesuffix(", plain")
+            look = dict(color=colours.setdefault(own, f"C{len(colours)}"), marker="o", label=label)
+            if own != label:
+                look |= dict(linestyle="--", markerfacecolor="none")
+            left.plot(nfe, [row["fvd"] for row in chain], **look)
+            right.plot(nfe, lips, **look)
     for axis, title in (left, "FVD-toy (down)"), (right, "lips: mean correlation (up)"):
         axis.set(xscale="log", xlabel="network evaluations for a chunk", title=title)
     left.set_yscale("log")
-    right.legend(fontsize=8, loc="lower right")
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return save(figure, out / "quality.png")
 
 
