@@ -35,7 +35,7 @@ class InThisProcess:
 
 @pytest.fixture(scope="module", autouse=True)
 def pool():
-    """tests/test_tiny_data.py keeps the real one."""
+    """The real one makes the set of tests/test_tiny_data.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny_data, "multiprocessing", SimpleNamespace(Pool=InThisProcess))
         yield

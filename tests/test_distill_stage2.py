@@ -12,8 +12,9 @@ from torch import nn
 from torch.testing import assert_close
 
 import distill_stage2 as stage2
+import student
 from common import parse
-from diffusion import T
+from diffusion import T, add_noise
 from distill_stage2 import (
     SIGMA,
     Discriminator,
@@ -22,7 +23,8 @@ from distill_stage2 import (
     penalty,
     self_compare_loss,
 )
-from phases import Phase, draw_last, phase_timesteps, phases, warm_timesteps
+from latents import cond_map
+from phases import draw_last, phase_timesteps, phases, warm_timesteps
 from student import few_step_sample, rollout, student_sampler
 
 CLEAN = torch.zeros(SHAPE[0])  # t of a clip without noise
@@ -185,7 +187,8 @@ def test_penalty_vanishes_for_a_constant_discriminator_and_grows_with_its_slope(
 def test_penalty_of_a_linear_discriminator_is_sigma_squared_times_its_slope_squared():
     """Why λ and σ act like R1 with γ = 2 λ σ²: E (D(x) − D(x + σ n))² = σ² ‖∇D‖²."""
     torch.manual_seed(0)
-    w, c = torch.randn(SHAPE[1:]), condition(2000, frames=1)
+    w, c = torch.randn(SHAPE[1:]), condition(1, frames=1)
+    c = cond_map(c, lambda x: x.expand(2000, *x.shape[1:]))
     x = torch.zeros(2000, *SHAPE[1:])[:, :1]
     disc = lambda x, t, cond: (x * w[:1]).sum((1, 2, 3, 4))
     found = penalty(disc, x, CLEAN, c, disc(x, CLEAN, c), torch.randn(x.shape))
@@ -277,42 +280,6 @@ def test_gradients_reach_exactly_the_networks_they_should():
     ).backward()
     assert any(p.grad is not None and p.grad.any() for p in student.parameters()) and all(
         p.grad is None for p in reference.parameters()
-    )
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_the_discriminator_sees_real_reference_and_fake_in_the_same_noise(
-    workplace, monkeypatch, share
-):
-    add_noise, seen = stage2.add_noise, spy(monkeypatch, stage2, "add_noise")
-    stage2.train(replace(BASE, disc_noise=share, out="same", weights="same.pt"))
-    assert len(seen) == 3 * (BASE.warm_disc + BASE.last_steps)  # x0, x_ref and x̂0
-    for three in zip(seen[::3], seen[1::3], seen[2::3]):
-        assert (
-            len({x for x, _, _ in three}) == 3
-            and len({eps for _, eps, _ in three}) == len({t for *_, t in three}) == 1
-        )
-    for x, eps, t in seen:
-        assert (
-            (0 <= t).all()
-            and (t <= share * T).all()
-            and (share or torch.equal(add_noise(x, eps, t), x))
-        )  # 0: clean clips
-
-
-def test_while_the_discriminator_learns_alone_neither_student_nor_reference_changes(
-    workplace, monkeypatch
-):
-    monkeypatch.setattr(stage2, "phases", lambda cfg: [Phase(4, 4, 2, False)])
-    stage2.train(replace(BASE, warm_disc=2))
-    start = stage2.load_stage1("stage1.pt")[0]
-    saved = torch.load("a/last.pt", weights_only=True)
-    for name in "student", "ema":
-        assert all(torch.equal(p, saved[name][k]) for k, p in start.state_dict().items())
-    assert any(
-        (p != saved["disc"]["network." + k]).any()
-        for k, p in start.state_dict().items()
-        if "network." + k in saved["disc"]
     )
 
 
@@ -430,14 +397,29 @@ def by_iteration(calls):
     return [[next(calls) for _ in range(6 + 3 * (steps < 4))] for _, steps, _ in PLAN]
 
 
+def bare(cfg, **how):
+    """Train, with neither pictures nor quick evaluations nor checkpoints on the way."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in "contact_sheet", "save_training":
+            patch.setattr(stage2, name, lambda *args, **parts: None)
+        patch.setattr(student, "READER", "none")
+        return stage2.train(cfg, **how)
+
+
 @pytest.fixture(scope="module")
 def usual(folder):
-    """What BASE trains, to compare each ablation with."""
-    with contextlib.chdir(folder):
-        return stage2.train(BASE)
+    """What BASE trains, to compare each ablation with, and the calls of some functions."""
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        calls = {name: spy(patch, stage2, name) for name in ("draw_last", "add_noise")}
+        return SimpleNamespace(ema=bare(BASE), **calls)
+
+
+def changed(usual, ema):
+    return any((a != b).any() for a, b in zip(usual.ema.parameters(), ema.parameters()))
 
 
 def test_resume_equals_no_interruption(workplace, whole, monkeypatch):
+    monkeypatch.setattr(stage2, "quick_eval", lambda *args: {})  # whether one looks or not
     resumed = train_with_a_power_cut(
         stage2, replace(WHOLE, out="b", weights="b.pt"), monkeypatch, call=1
     )  # in the third iteration: the second student update
@@ -461,8 +443,6 @@ def test_the_shipped_student_is_written_in_phase_one_only(workplace, whole):
         whole.shipped == [False, True, True]
         and torch.load("whole.pt", weights_only=True)["step"] == 5
     )  # saved after 2, 4, 5 iterations
-    with pytest.raises(ValueError, match="--batch"):
-        stage2.train(replace(WHOLE, batch=3), resume=True)
 
 
 def test_the_discriminator_starts_with_nothing_said_and_learns_alone_from_four_step_samples(whole):
@@ -600,10 +580,44 @@ def test_all_three_samples_are_penalised_in_noises_of_their_own(whole):
         assert_close(row["penalty"], WHOLE.penalty * wanted, rtol=1e-4, atol=1e-12)
 
 
-def test_without_self_compare_there_are_two_samples_to_penalise(workplace, monkeypatch):
+def test_while_the_discriminator_learns_alone_neither_student_nor_reference_changes(
+    workplace, monkeypatch
+):
+    monkeypatch.setattr(stage2, "phases", lambda cfg: [Phase(4, 4, 1, False)])
+    start, seen = stage2.load_stage1("stage1.pt")[0], []
+    ema = bare(BASE, watch=lambda step, phase, *networks: seen.append(networks))
+    ((learner, disc),) = seen
+    for network in learner, ema:
+        assert all(torch.equal(a, b) for a, b in zip(start.parameters(), network.parameters()))
+    pairs = zip(start.down1.parameters(), disc.network.down1.parameters())
+    assert any((a != b).any() for a, b in pairs)
+
+
+def check_noise(calls, share):
+    """x0, x_ref and x̂0 in the same noise, up to `share` of T."""
+    assert len(calls) == 3 * (BASE.warm_disc + BASE.last_steps)
+    for three in zip(calls[::3], calls[1::3], calls[2::3]):
+        x, eps, t = ({value for value in values} for values in zip(*three))
+        assert len(x) == 3 and len(eps) == len(t) == 1
+    for x, eps, t in calls:
+        assert (0 <= t).all() and (t <= share * T).all()
+        assert share or torch.equal(add_noise(x, eps, t), x)  # 0: clean clips
+
+
+def test_the_discriminator_sees_real_reference_and_fake_in_the_same_noise(usual):
+    check_noise(usual.add_noise, BASE.disc_noise)
+
+
+def test_without_noise_the_discriminator_sees_clean_clips(workplace, usual, monkeypatch):
+    calls = spy(monkeypatch, stage2, "add_noise")
+    assert changed(usual, bare(replace(BASE, disc_noise=0.0)))
+    check_noise(calls, 0.0)
+
+
+def test_without_self_compare_there_are_two_samples_to_penalise(workplace, usual, monkeypatch):
     values = []
     spy(monkeypatch, stage2, "penalty", values)
-    stage2.train(replace(BASE, self_compare=0.0, out="two", weights="two.pt"))
+    assert changed(usual, bare(replace(BASE, self_compare=0.0, out="two")))
     logged = [row["penalty"] for row in map(json.loads, open("two/log.jsonl")) if "penalty" in row]
     assert_close(logged, [BASE.penalty * (a + b).item() for a, b in zip(values[::3], values[1::3])])
 
@@ -640,30 +654,23 @@ def test_the_moving_average_counts_the_students_updates(whole):
     ]
 
 
-def test_without_progression_the_last_timestep_leaves_that_of_four_steps(workplace, monkeypatch):
-    calls = spy(monkeypatch, stage2, "draw_last")
-    stage2.train(replace(BASE, out="direct", weights="direct.pt"))
-    assert {call[:2] for call in calls} == {(4, 4), (4, 1)}
+def test_without_progression_the_last_timestep_leaves_that_of_four_steps(usual):
+    assert [call[:2] for call in usual.draw_last] == [(4, 4), (4, 1)]
 
 
 @pytest.mark.parametrize(
     "flag",
     [
-        dict(progressive=True, phase_steps=1),
-        dict(self_compare=0.0),
         dict(curriculum=0),
         dict(gan="hinge"),
-        dict(gan="vanilla"),
         dict(penalty=0.0),
-        dict(disc_noise=0.0),
         dict(recipe="toy"),
         dict(warm_disc=0),
         pytest.param(dict(bf16=True), marks=pytest.mark.slow),
     ],
 )
 def test_every_ablation_runs_and_changes_the_result(workplace, usual, flag):
-    other = stage2.train(replace(BASE, **flag))
-    assert any((a != b).any() for a, b in zip(usual.parameters(), other.parameters()))
+    assert changed(usual, bare(replace(BASE, **flag)))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import partial
 from itertools import groupby
 from types import SimpleNamespace
 
@@ -34,9 +35,9 @@ WANTED = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A toy set of eight test videos, and a folder of checkpoints with a tiny untrained teacher."""
+    """A toy set of six test videos, and a folder of checkpoints with a tiny untrained teacher."""
     folder = tmp_path_factory.mktemp("evaluate")
-    tiny_data.build(folder / "data", "test", 8)
+    tiny_data.build(folder / "data", "test", 6)
     (folder / "checkpoints").mkdir()
     for name in ("autoencoder.pt", "metrics.pt"):
         shutil.copy(SHIPPED / name, folder / "checkpoints")
@@ -312,7 +313,8 @@ def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_coun
     )
 
 
-def test_the_floor_counts_the_networks_operations_and_measures_in_turns():
+def test_the_floor_counts_the_networks_operations_and_measures_in_turns(monkeypatch):
+    monkeypatch.setattr(speed, "medians", partial(speed.medians, turn=20))
     model, cond = UNet(16), condition(1)
     operations, ms, rates = speed.floor(model, cond, CPU, rounds=1)
     grown, _, _ = speed.floor(UNet(32), cond, CPU, rounds=1)
@@ -327,8 +329,9 @@ def test_the_floor_counts_the_networks_operations_and_measures_in_turns():
 
 
 def test_json_and_markdown_hold_every_row_and_number(place, capsys, monkeypatch):
-    speeds = speed.speeds
-    monkeypatch.setattr(evaluate, "speeds", lambda *args: speeds(*args[:5], rounds=1))
+    monkeypatch.setattr(speed, "medians", partial(speed.medians, turn=20))
+    monkeypatch.setattr(evaluate, "speeds", lambda *args: speed.speeds(*args[:5], rounds=1))
+    monkeypatch.setattr(truth, "LONG", 50)
     files = {k: place / f"table.{k}" for k in ("json", "md")}
     evaluate.main(
         [
@@ -457,6 +460,7 @@ def test_own_clips_are_judged_without_ground_truth(place, judge, monkeypatch):
         lambda *_: videos._replace(motion=np.zeros((0, 11), np.float32), phones=[]),
     )
     monkeypatch.setattr(evaluate, "speeds", lambda *args: {})
+    monkeypatch.setattr(truth, "LONG", 50)
     args = evaluate.arguments(
         [
             "--checkpoints",

@@ -19,23 +19,17 @@ import parallel
 import teacher
 
 ROOT = Path(parallel.__file__).parent
-BASE = dict(data="data", videos=1, batch=4, autoencoder="ae.pt", save_every=2)
-RUNS = {  # each for three or four steps, with context in some of the clips only
-    "autoencoder": (autoencoder, dict(steps=2, decoder_steps=2, log_every=2)),
+BASE = dict(data="data", videos=1, batch=2, autoencoder="ae.pt", save_every=2)
+RUNS = {  # each for two or three steps, with context in some of the clips only
+    "autoencoder": (autoencoder, dict(batch=4, steps=2, decoder_steps=1, log_every=1)),
     "teacher": (teacher, dict(steps=3, frames=8, channels=16, warmup=2, sound_steps=1)),
-    "stage1": (distill_stage1, dict(teacher="teacher.pt", steps=3, warm_fake=1, fake_updates=2)),
+    "stage1": (distill_stage1, dict(teacher="teacher.pt", steps=2, warm_fake=1, fake_updates=2)),
     "stage2": (
         distill_stage2,
-        dict(student="stage1.pt", warm_disc=1, phase_steps=1, last_steps=1, curriculum=1),
+        dict(student="stage1.pt", warm_disc=1, phase_steps=0, last_steps=1, progressive=False),
     ),
 }
 DRIVER = """
-import sys, test_parallel
-from common import one_line_errors
-with one_line_errors():
-    test_parallel.train_all(sys.argv[1])
-"""
-KILLED = """
 import os, teacher, test_parallel
 from common import one_line_errors
 real, steps = teacher.update_ema, []
@@ -44,8 +38,10 @@ def update_ema(*args):
     steps.append(0)
     if os.environ["RANK"] == "1" and len(steps) == 2:
         os.kill(os.getpid(), 9)
-teacher.update_ema = update_ema
 with one_line_errors():
+    test_parallel.train_all("two")
+    print("trained")
+    teacher.update_ema = update_ema
     teacher.train(test_parallel.config("teacher", "killed", steps=9, save_every=1))
 """
 
@@ -58,28 +54,33 @@ def config(name, out, **more):
 
 
 def train_all(out):
-    for name, (script, _) in RUNS.items():
-        script.train(config(name, out))
-
-
-def torchrun(folder, code, *words):
-    (folder / "driver.py").write_text(code)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    run = [*torchrun, "--nproc-per-node=2", "driver.py", *words]
-    return subprocess.run(run, cwd=folder, env=env, capture_output=True, text=True, timeout=500)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher, "contact_sheet", lambda *args: None)  # 120 evaluations
+        for name, (script, _) in RUNS.items():
+            script.train(config(name, out))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The same trainings by one process in one/, by two in two/."""
-    folder = prepare(tmp_path_factory.mktemp("parallel"), "teacher")
+def both(tmp_path_factory):
+    """The same trainings by one process in one/, by two in two/ -> the folder, and how the two
+    ended, of which the second was killed in one more training."""
+    folder = prepare(tmp_path_factory.mktemp("parallel"), "teacher", videos=1)
     prepare(folder, "stage1")
-    done = torchrun(folder, DRIVER, "two")  # the data are built there, by the first process
-    assert not done.returncode, done.stderr
+    (folder / "driver.py").write_text(DRIVER)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    run = [*torchrun, "--nproc-per-node=2", "driver.py"]
+    # the held-out data are built there, by the first process
+    ended = subprocess.run(run, cwd=folder, env=env, capture_output=True, text=True, timeout=500)
+    assert "trained" in ended.stdout, ended.stderr
     with contextlib.chdir(folder):
         train_all("one")
-    return folder
+    return folder, ended
+
+
+@pytest.fixture()
+def folder(both):
+    return both[0]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -109,15 +110,15 @@ def test_two_processes_write_one_log_with_the_numbers_of_one(folder, name):
 
 def test_one_process_goes_on_with_the_run_of_two(folder):
     with contextlib.chdir(folder):
-        distill_stage1.train(config("stage1", "two", steps=4), resume=True)
+        distill_stage1.train(config("stage1", "two", steps=3), resume=True)
     rows = (folder / "two/stage1/log.jsonl").read_text().splitlines()
     assert sum('"config"' in row for row in rows) == 2
-    assert torch.load(folder / "two/stage1/last.pt", weights_only=True)["step"] == 4
+    assert torch.load(folder / "two/stage1/last.pt", weights_only=True)["step"] == 3
 
 
-def test_a_process_that_is_killed_ends_the_run_and_leaves_the_last_checkpoint(folder):
-    done = torchrun(folder, KILLED)
-    assert done.returncode
+def test_a_process_that_is_killed_ends_the_run_and_leaves_the_last_checkpoint(both):
+    folder, ended = both
+    assert ended.returncode
     assert torch.load(folder / "killed/teacher/last.pt", weights_only=True)["step"] in (1, 2)
     assert not list((folder / "killed").glob("**/*.tmp"))
 

@@ -48,7 +48,7 @@ def test_tables_are_drawn(tmp_path):
     [
         (["--out", "nowhere"], "is no folder"),
         (["--logs", "nowhere"], "nothing to draw"),
-        (["--table", "nowhere.json"], "no table of this project"),
+        (["--logs", ".", "--table", "nowhere.json"], "no table of this project"),
     ],
 )
 def test_what_cannot_be_drawn_is_said_in_one_line(tmp_path, monkeypatch, capsys, flags, says):

@@ -270,7 +270,7 @@ def test_guidance_is_refused_where_there_is_none(run, flags, capfd):
 # ---- files ----
 
 
-@pytest.mark.parametrize("name", ["plain", "-i", 'it\'s "quoted" 100%d', "naïve: 你好"])
+@pytest.mark.parametrize("name", ["-i", 'it\'s "quoted" 100%d', "naïve: 你好"])
 def test_mp4_has_the_frames_and_the_sound_whatever_the_files_are_called(
     run, folder, tmp_path, name, capsys
 ):

@@ -1,3 +1,4 @@
+import multiprocessing
 import shutil
 
 import numpy as np
@@ -17,15 +18,14 @@ from tiny_data.faces import MOTION
 from tiny_data.phones import lips
 
 
-@pytest.fixture(scope="module", autouse=True)
-def pool():
-    """The real one: several processes make the videos."""
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """Made by several processes; the other tests have conftest.py's pool, which makes no video
+    twice."""
     folder = tmp_path_factory.mktemp("toy") / "set"
-    build(folder, "val", 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_data, "multiprocessing", multiprocessing)
+        build(folder, "val", 3)
     return folder
 
 
