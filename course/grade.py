@@ -130,7 +130,7 @@ def verdict(report, names):
         if not trouble:
             passed.add(name)
             continue
-        message = trouble[0].get("message", "")
+        message = trouble[0].get("message", "").removeprefix("AssertionError: ")
         lines = (trouble[0].text or "").splitlines()
         if message == "collection failure":
             message = next((x[1:].strip() for x in lines[::-1] if x.startswith("E ")), message)

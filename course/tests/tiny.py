@@ -18,7 +18,13 @@ def near(found, wanted):
     """Fails unless two numbers, or tensors of one shape, agree to four digits, whatever their
     kind."""
     found, wanted = (torch.as_tensor(x).detach().double() for x in (found, wanted))
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    shapes = tuple(found.shape), tuple(wanted.shape)
+    assert shapes[0] == shapes[1], "found shape {} where {} is wanted".format(*shapes)
+    wrong = ~torch.isclose(found, wanted, rtol=1e-4, atol=1e-4)
+    if wrong.any():
+        one, want = found[wrong][0], wanted[wrong][0]
+        count = f" ({wrong.sum()} of {wrong.numel()} are wrong)" if wrong.numel() > 1 else ""
+        raise AssertionError(f"found {one:.6g} where {want:.6g} is wanted{count}")
 
 
 def condition(batch=2, given=0, context=0.0):
