@@ -122,8 +122,8 @@ def disc_loss(kind, real, fake):
 
 
 def gen_loss(kind, real, fake):
-    """What the student minimises. D's values (B,), (B,) -> scalar. hinge: −D(x̂0); vanilla,
-    non-saturating: softplus(−D(x̂0))."""
+    """What the student minimises. D's values (B,), (B,) -> scalar. Relativistic: disc_loss with the
+    clips exchanged; hinge: −D(x̂0); vanilla, non-saturating: softplus(−D(x̂0))."""
     if kind == "relativistic":
         return pair_loss(fake, real)
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()

@@ -224,8 +224,10 @@ def load_metrics(path="checkpoints/metrics.pt", device="cpu"):
 
 
 def load_reader(path="checkpoints/metrics.pt", device="cpu"):
-    """-> the reader alone. Raises ValueError, one line, also where the file has none."""
-    nets = load_metrics(path, device)
+    """-> the reader alone. Raises ValueError, one line, also where the file has none. Draws nothing
+    from the global generator: a training is the same with and without a reader to look at it."""
+    with torch.random.fork_rng():
+        nets = load_metrics(path, device)
     if "reader" not in nets:
         raise ValueError(
             f"{path} holds no reader of lips, as it was made on your own clips: train it on toy "

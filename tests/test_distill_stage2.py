@@ -24,7 +24,7 @@ from distill_stage2 import (
     self_compare_loss,
 )
 from latents import cond_map
-from phases import draw_last, phase_timesteps, phases, warm_timesteps
+from phases import Phase, draw_last, phase_timesteps, phases, warm_timesteps
 from student import few_step_sample, rollout, student_sampler
 
 CLEAN = torch.zeros(SHAPE[0])  # t of a clip without noise

@@ -461,3 +461,11 @@ def test_the_shipped_file_is_small_and_a_foreign_one_is_refused(tmp_path):
     torch.save({"kind": "teacher"}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="metrics"):
         metrics.load_metrics(tmp_path / "x.pt")
+
+
+def test_loading_the_reader_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    wanted = torch.rand(4)
+    torch.manual_seed(0)
+    metrics.load_reader(SHIPPED / "metrics.pt")
+    assert torch.equal(torch.rand(4), wanted)
