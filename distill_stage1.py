@@ -12,7 +12,7 @@ samples are distributed as the teacher's; guidance bends that aim, as it does wh
 samples. Sources: DMD 2311.18828; DMD2 2405.14867 (backward simulation, two time scales); TurboTalk
 2604.14580, stage 1.
 
-    python distill_stage1.py --bf16     14 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0)
+    python distill_stage1.py --bf16     10 minutes on one CPU core (AVX-512 with bfloat16)
     python distill_stage1.py --smoke    everything at toy size (after python teacher.py --smoke)
     python distill_stage1.py --bf16 --target-steps 1 --steps 400 --out out/direct1 \\
         --weights checkpoints/direct1.pt         the baseline "direct to one step"

@@ -16,7 +16,7 @@ to jump further and further.
 Sources: TurboTalk 2604.14580, stage 2; R3GAN 2501.05441 (pairing); Seaweed-APT 2501.08316
 (finite-noise penalties); Diffusion-GAN 2206.02262 (noised clips).
 
-    python distill_stage2.py --bf16     22 minutes on one CPU core (AVX-512 and AMX; torch 2.13.0)
+    python distill_stage2.py --bf16     18 minutes on one CPU core (AVX-512 with bfloat16)
     python distill_stage2.py --smoke    everything at toy size (after the other scripts' --smoke)
 Writes checkpoints/stage2.pt (the moving average, float16) and out/stage2/: log.jsonl, last.pt,
 contact sheets.
