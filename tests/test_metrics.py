@@ -460,3 +460,17 @@ def test_the_shipped_file_is_small_and_a_foreign_one_is_refused(tmp_path):
     torch.save({"kind": "teacher"}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="metrics"):
         metrics.load_metrics(tmp_path / "x.pt")
+
+
+# ---------------------------------------------------------------- exact numbers
+
+
+def test_covariances_are_of_n_minus_1():
+    cross = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])  # covariance 2/3 I; twice as wide: 8/3 I
+    assert measures.frechet_of_samples(cross, 2 * cross) == pytest.approx(4 / 3)
+
+
+def test_lags_are_looked_for_up_to_both_ends():
+    true = np.random.default_rng(1).normal(size=(4, 60)).cumsum(1)
+    assert [measures.best_lag(np.roll(true, k, axis=1), true) for k in (-8, 8)] == [-8, 8]
+    assert abs(measures.best_lag(np.roll(true, 3, axis=1), true, max_lag=2)) <= 2
