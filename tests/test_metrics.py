@@ -474,3 +474,9 @@ def test_lags_are_looked_for_up_to_both_ends():
     true = np.random.default_rng(1).normal(size=(4, 60)).cumsum(1)
     assert [measures.best_lag(np.roll(true, k, axis=1), true) for k in (-8, 8)] == [-8, 8]
     assert abs(measures.best_lag(np.roll(true, 3, axis=1), true, max_lag=2)) <= 2
+
+
+def test_heads_that_move_in_opposite_ways_are_spread_none_the_less():
+    motion = np.zeros((2, 100, 7))
+    motion[0, ::2, 3] = motion[1, 1::2, 3] = 2
+    np.testing.assert_allclose(measures.head_spread(motion), [1, 0, 0])

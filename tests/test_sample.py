@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import imageio_ffmpeg
@@ -763,3 +764,13 @@ def test_every_model_loads_its_own_kind_of_weights_and_no_other(folder, tmp_path
         for kind in generate.MODELS:
             with contextlib.nullcontext() if kind == name else pytest.raises(ValueError):
                 loader(tmp_path / f"{kind}.pt")
+
+
+@pytest.mark.parametrize("rows, frames", [(64, 16), (65, 17), (67, 17), (68, 17)])
+def test_a_frame_that_is_only_begun_is_shown(rows, frames):
+    coder = SimpleNamespace(
+        mean=REF, encode=lambda x: REF, decode=lambda z: torch.zeros(len(z), 3, 64, 64)
+    )
+    mel, portrait = np.zeros((rows, 64), np.float32), np.zeros((64, 64, 3), np.uint8)
+    chunks = generate_video(stub([]), coder, portrait, mel, generator())
+    assert sum(map(len, chunks)) == frames
