@@ -60,11 +60,11 @@ def test_a_block_that_hears_neither_time_nor_sound_still_convolves():
 
 
 def test_each_head_attends_with_its_own_part_of_the_channels():
-    q, k, v = torch.randn(3, 2, 7, C)
-    parts = [slice(i, i + C // 4) for i in range(0, C, C // 4)]  # four heads
+    """Four heads of six: neighbouring channels belong together."""
+    q, k, v = torch.randn(3, 2, 7, 24)
+    parts = [slice(i, i + 6) for i in range(0, 24, 6)]
     wanted = [
-        (q[..., p] @ k[..., p].transpose(1, 2) / (C // 4) ** 0.5).softmax(-1) @ v[..., p]
-        for p in parts
+        (q[..., p] @ k[..., p].transpose(1, 2) / 6**0.5).softmax(-1) @ v[..., p] for p in parts
     ]
     assert_close(block().attend(q, k, v), torch.cat(wanted, -1), rtol=1e-4, atol=1e-5)
 
@@ -96,3 +96,13 @@ def test_each_level_of_the_second_half_is_joined_by_its_own_of_the_first():
 def test_sound_joins_the_time_embedding_only_when_it_has_learnt_to():
     model = UNet(16)
     assert not model.sound(torch.randn(2, 5 * model.audio.size)).any()
+
+
+def test_blocks_hear_the_sounds_tokens_each_with_its_place():
+    seen, model, c = [], small_unet().eval(), condition(1)
+    model.mid2.register_forward_pre_hook(lambda _, given: seen.append(given[2]))
+    with torch.no_grad():
+        model(torch.randn(1, 16, 16, 8, 8), torch.tensor([500.0]), c)
+        heard = model.audio(c.audio.flatten(0, 1))
+    assert_close(seen[0], heard + model.place_a, rtol=1e-4, atol=1e-5)
+    assert (model.place_a[1:] != model.place_a[:1]).all()
