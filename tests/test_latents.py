@@ -1,6 +1,8 @@
 """Batches of clips from cached latents: the right frames, the right sound, a portrait from
 elsewhere in the video."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -168,3 +170,29 @@ def test_kept_latents_are_anothers_where_encoder_or_frames_differ_but_not_the_de
     assert len(latents.cached_latents(videos, coder, "cpu", tmp_path)) == 12
     coder.encoder[1].weight += 1
     assert kept(coder, 20)[0] == 2
+
+
+def test_a_contact_sheet_names_each_row_and_ends_with_the_truth(clips, tmp_path, monkeypatch):
+    sheets = []
+    monkeypatch.setattr(
+        tiny_data, "contact_sheet", lambda path, *how, **named: sheets.append((how, named))
+    )
+    coder = SimpleNamespace(decode=lambda z: z[:, :3].clamp(-1, 1))
+    samplers = {
+        "black": lambda cond, noise: -torch.ones_like(noise()),
+        "white": lambda cond, noise: 1 + 0 * noise(),
+    }
+    latents.contact_sheet(tmp_path / "x.png", samplers, clips, coder)
+    (((rows,), named),) = sheets
+    first = [int(row[0, 0, 0, 0]) for row in rows]
+    assert first == [0, 255, 0, 0, 255, 80, 0, 255, 120]  # the truth: each video's first frame
+    assert named["labels"] == ["black", "white", "truth"] * 3
+
+
+def test_a_clip_is_loaded_from_videos_that_leave_a_frame_for_the_portrait(monkeypatch):
+    asked = []
+    load = lambda *how: asked.append(how) or short_videos(17)
+    monkeypatch.setattr(tiny_data, "load", load)
+    cfg = SimpleNamespace(data="own", videos=0, frames=16)
+    latents.load_clips(cfg, "val", FakeCoder(), "cpu")
+    assert asked == [("own", "val", 0, 17)]

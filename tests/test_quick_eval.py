@@ -62,3 +62,11 @@ def test_a_student_learns_from_the_training_split_and_is_looked_at_on_the_other(
     assert (clips, held_out, reader) == ("train, 4", "val, 4", "reader")
     wanted = [[1, 2, 3, 4], [21, 22, 23, 24]]  # each video's first frames
     assert_close(motion[..., 0], np.array(wanted, float))
+
+
+def test_an_update_that_is_not_finite_stops_the_run_and_is_named():
+    network = torch.nn.Linear(2, 1)
+    optimiser = student.adam(network, 0.1)
+    loss = network(torch.full((1, 2), float("inf"))).sum()
+    with pytest.raises(FloatingPointError, match="the critic's loss is .* at step 7"):
+        student.optimise(7, "critic", network, optimiser, 0.1, loss)
