@@ -97,6 +97,10 @@ def test_ratios_are_of_the_model_over_the_data_and_each_of_its_own_column(judge)
     assert row["contrast_ratio"] == pytest.approx(0.5, rel=0.05)
 
 
+def test_lips_that_come_later_than_the_sound_have_a_positive_lag(judge):
+    assert judge(np.roll(judge.truth.frames, 2, axis=1))[0]["lag"] == 2
+
+
 def test_shifts_of_colour_add_up_whatever_their_sign(judge):
     row, _ = judge((judge.truth.frames + [10, -10, 0]).astype(np.uint8))
     assert row["colour_shift"] == pytest.approx(20 / 3)
@@ -204,17 +208,22 @@ def test_every_video_is_of_its_own_portrait(monkeypatch):
 
 
 def test_the_last_second_of_ten_is_compared_with_the_portrait(monkeypatch):
-    numbers = np.arange(250).reshape(1, 250, 1, 1, 1)
-    asked = []
+    """Of models and of the redrawn truth; not of other rows."""
+    numbers, asked = np.arange(250).reshape(1, 250, 1, 1, 1), []
     monkeypatch.setattr(evaluate, "ten_seconds", lambda truth, people: "longer")
-    monkeypatch.setattr(evaluate, "generate_videos", lambda *args: asked.append(args[1]) or numbers)
-    judge = SimpleNamespace(
-        truth=SimpleNamespace(frames=numbers, seeds=[1]),
-        faithfulness=lambda frames: frames.ravel()[[0, -1]],
-    )
-    args = SimpleNamespace(long=1, seed=0, bf16=False)
-    row = evaluate.after_ten_seconds("one", "sampler", judge, torch.zeros(1), None, args)
-    assert row == dict(identity_10s=225, colour_10s=249) and asked == ["longer"]
+    make = lambda kind: lambda *args: asked.append((kind, *args)) or numbers
+    monkeypatch.setattr(evaluate, "generate_videos", make("model"))
+    monkeypatch.setattr(evaluate, "redrawn", make("redrawn"))
+    look = lambda frames: frames.ravel()[[0, -1]]
+    judge = SimpleNamespace(truth=SimpleNamespace(frames=numbers, seeds=[1]), faithfulness=look)
+    args = SimpleNamespace(long=1, seed=5, bf16=False)
+    rows = [
+        evaluate.after_ten_seconds(name, sampler, judge, torch.zeros(1), None, args)
+        for name, sampler in (("one", "S"), ("real", None), ("still", None), ("wrong_audio", "S"))
+    ]
+    found = dict(identity_10s=225, colour_10s=249)
+    assert rows == [found, found, {}, {}]
+    assert [call[:3] for call in asked] == [("model", "S", "longer"), ("redrawn", "longer", 5)]
 
 
 def test_diversity_is_over_that_of_the_truth_and_other_people_are_others(monkeypatch):
