@@ -480,3 +480,11 @@ def test_heads_that_move_in_opposite_ways_are_spread_none_the_less():
     motion = np.zeros((2, 100, 7))
     motion[0, ::2, 3] = motion[1, 1::2, 3] = 2
     np.testing.assert_allclose(measures.head_spread(motion), [1, 0, 0])
+
+
+def test_what_a_judge_says_of_a_frame_does_not_depend_on_the_others(nets):
+    """In eval mode: a BatchNorm that takes the batch's statistics reads well, too."""
+    x = to_pixels(faces.render(faces.identity(NEW), np.zeros((2, 11), np.float32)))
+    x[1] = -x[1]
+    for net in nets["reader"], nets["features"].frames:
+        torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=1e-3, atol=1e-3)
