@@ -136,3 +136,29 @@ def test_muon_takes_the_matrices_inside_the_blocks_and_adamw_all_else():
     for name, p in model.named_parameters():
         inside = name.startswith(("down", "mid", "up")) and name.endswith("weight") and p.ndim > 1
         assert (id(p) in taken[1]) == inside, name
+
+
+def test_toy_noise_leaves_the_mouth_out_and_the_students_is_smoother_than_the_teachers():
+    eps, alike = torch.randn(100, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0)), {}
+    for whose in "teacher", "student":
+        noise = noise_source("toy", whose, lambda: eps)()
+        assert not noise[..., *MOUTH].any()
+        brow = noise[..., :4, :]
+        alike[whose] = (brow[:, 1:] * brow[:, :-1]).mean()
+    assert 0.1 < alike["teacher"] < alike["student"] - 0.1
+
+
+def test_two_steps_of_muon_are_nesterovs_and_decay_at_the_rate():
+    """M = (1 − μ) g + μ m with m = μ m + (1 − μ) g: its U Vᵀ is the step, of 0.2 √columns."""
+    torch.manual_seed(0)
+    first, second, start = torch.randn(3, 4, 6, dtype=torch.float64)
+    w, mu = torch.nn.Parameter(start.clone()), 0.95
+    opt = Muon([w], lr=0.1, weight_decay=0.5, dtype=torch.float64)
+    wanted, mean = start.clone(), torch.zeros_like(start)
+    for g in first, second:
+        mean = mu * mean + (1 - mu) * g
+        step = orthogonal((1 - mu) * g + mu * mean)
+        wanted = (1 - 0.1 * 0.5) * wanted - 0.1 * 0.2 * 6**0.5 * step
+        w.grad = g.clone()
+        opt.step()
+    assert_close(w.detach(), wanted, rtol=1e-9, atol=1e-12)

@@ -689,3 +689,8 @@ def test_a_wrong_switch_is_named(workplace, flag, message):
 def test_a_run_that_would_make_no_one_step_student_is_refused():
     with pytest.raises(ValueError, match="--last-steps must be a finite number >= 1"):
         parse(stage2.Config, "", {}, ["--last-steps", "0"])
+
+
+def test_accuracy_is_the_share_of_pairs_in_which_the_real_clip_is_above(whole):
+    for row, values in zip(whole.rows, by_iteration(whole.values)):
+        assert row["accuracy"] == (values[0] > values[1]).float().mean()

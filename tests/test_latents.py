@@ -1,6 +1,8 @@
 """Batches of clips from cached latents: the right frames, the right sound, a portrait from
 elsewhere in the video."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -121,3 +123,76 @@ def test_without_a_gap_the_portrait_may_be_any_frame_of_the_video(clips):
 def test_drop_zeroes_what_is_not_kept():
     c = latents.drop(condition(2), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]))
     assert not c.ref[0].any() and c.ref[1].any() and c.audio[0].any() and not c.audio[1].any()
+
+
+# ---- range ends
+
+
+def short_videos(length, count=2):
+    n = length * count
+    frames = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 64, 64, 3))
+    starts = np.arange(count + 1) * length
+    return tiny_data.Videos(frames, np.zeros((4 * n, 64)), starts, None, None, [])
+
+
+def test_every_clip_and_every_portrait_that_is_far_enough_can_be_drawn():
+    few = latents.Clips(short_videos(18), FakeCoder(), 16, "cpu")  # three clips of each of two
+    x0, c = few.batch(200, torch.Generator().manual_seed(0), 4, 0.5, ref_gap=1)
+    drawn = {(int(a), int(b)) for a, b in zip(number(x0[:, 0]), number(c.ref))}
+    far = {0: (16, 17), 1: (0, 17), 2: (0, 1)}  # of the clip that starts there
+    assert drawn == {(18 * v + a, 18 * v + b) for v in (0, 1) for a in far for b in far[a]}
+
+
+def test_a_video_needs_one_frame_more_than_a_clip_has():
+    latents.Clips(short_videos(17), FakeCoder(), 16, "cpu")
+    with pytest.raises(ValueError, match="at least 17 frames"):
+        latents.Clips(short_videos(16), FakeCoder(), 16, "cpu")
+
+
+def test_a_preview_is_each_videos_first_clip_with_its_last_frame_for_a_portrait(clips):
+    x0, c = latents.preview(clips)
+    assert number(x0)[:, [0, 15]].tolist() == [[0, 15], [80, 95], [120, 135]]
+    assert number(c.ref).tolist() == [79, 119, 199]
+    assert not c.mask.any() and not c.context.any()
+
+
+def test_kept_latents_are_anothers_where_encoder_or_frames_differ_but_not_the_decoder(tmp_path):
+    def kept(coder, frames):
+        videos = short_videos(frames, 1)
+        latents.cached_latents(videos, coder, "cpu", tmp_path)
+        return len(list(tmp_path.iterdir())), len(latents.cached_latents(videos, coder, "cpu"))
+
+    coder = autoencoder.AutoEncoder().requires_grad_(False)
+    assert kept(coder, 20) == (1, 20)
+    coder.decoder[0].weight += 1
+    assert kept(coder, 20) == (1, 20)
+    videos = short_videos(12, 1)
+    assert len(latents.cached_latents(videos, coder, "cpu", tmp_path)) == 12
+    coder.encoder[1].weight += 1
+    assert kept(coder, 20)[0] == 2
+
+
+def test_a_contact_sheet_names_each_row_and_ends_with_the_truth(clips, tmp_path, monkeypatch):
+    sheets = []
+    monkeypatch.setattr(
+        tiny_data, "contact_sheet", lambda path, *how, **named: sheets.append((how, named))
+    )
+    coder = SimpleNamespace(decode=lambda z: z[:, :3].clamp(-1, 1))
+    samplers = {
+        "black": lambda cond, noise: -torch.ones_like(noise()),
+        "white": lambda cond, noise: 1 + 0 * noise(),
+    }
+    latents.contact_sheet(tmp_path / "x.png", samplers, clips, coder)
+    (((rows,), named),) = sheets
+    first = [int(row[0, 0, 0, 0]) for row in rows]
+    assert first == [0, 255, 0, 0, 255, 80, 0, 255, 120]  # the truth: each video's first frame
+    assert named["labels"] == ["black", "white", "truth"] * 3
+
+
+def test_a_clip_is_loaded_from_videos_that_leave_a_frame_for_the_portrait(monkeypatch):
+    asked = []
+    load = lambda *how: asked.append(how) or short_videos(17)
+    monkeypatch.setattr(tiny_data, "load", load)
+    cfg = SimpleNamespace(data="own", videos=0, frames=16)
+    latents.load_clips(cfg, "val", FakeCoder(), "cpu")
+    assert asked == [("own", "val", 0, 17)]

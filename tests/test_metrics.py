@@ -469,3 +469,31 @@ def test_loading_the_reader_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     metrics.load_reader(SHIPPED / "metrics.pt")
     assert torch.equal(torch.rand(4), wanted)
+
+
+# ---------------------------------------------------------------- exact numbers
+
+
+def test_covariances_are_of_n_minus_1():
+    cross = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])  # covariance 2/3 I; twice as wide: 8/3 I
+    assert measures.frechet_of_samples(cross, 2 * cross) == pytest.approx(4 / 3)
+
+
+def test_lags_are_looked_for_up_to_both_ends():
+    true = np.random.default_rng(1).normal(size=(4, 60)).cumsum(1)
+    assert [measures.best_lag(np.roll(true, k, axis=1), true) for k in (-8, 8)] == [-8, 8]
+    assert abs(measures.best_lag(np.roll(true, 3, axis=1), true, max_lag=2)) <= 2
+
+
+def test_heads_that_move_in_opposite_ways_are_spread_none_the_less():
+    motion = np.zeros((2, 100, 7))
+    motion[0, ::2, 3] = motion[1, 1::2, 3] = 2
+    np.testing.assert_allclose(measures.head_spread(motion), [1, 0, 0])
+
+
+def test_what_a_judge_says_of_a_frame_does_not_depend_on_the_others(nets):
+    """In eval mode: a BatchNorm that takes the batch's statistics reads well, too."""
+    x = to_pixels(faces.render(faces.identity(NEW), np.zeros((2, 11), np.float32)))
+    x[1] = -x[1]
+    for net in nets["reader"], nets["features"].frames:
+        torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=1e-3, atol=1e-3)

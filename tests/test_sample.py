@@ -1,3 +1,4 @@
+import contextlib
 import math
 import os
 import re
@@ -5,7 +6,9 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import imageio_ffmpeg
@@ -18,6 +21,8 @@ from scipy.io import wavfile
 
 import generate
 import sample
+import student
+import teacher
 from audio_features import FRAME, SR, audio_windows, log_mel
 from autoencoder import AutoEncoder, load_autoencoder
 from checkpoint import save_checkpoint
@@ -26,6 +31,7 @@ from generate import generate_latents, generate_video, load_to_sample
 from latents import Cond
 from media import WRITERS, finished_file, load_audio, load_frames, write_video
 from portrait import load_portrait, toy_portrait
+from student import student_sampler
 from teacher import ddim_sample, load_teacher
 from unet import UNet
 
@@ -712,3 +718,59 @@ def test_weights_cast_once_for_bf16_give_what_autocast_gives(folder):
         both[1].down1.conv1.weight.dtype == torch.bfloat16
         and both[1].down1.norm1.weight.dtype == torch.float32
     )
+
+
+# ---- what generate.py itself decides
+
+
+def test_a_video_with_one_number_that_is_not_finite_stops():
+    spoilt = torch.zeros(2, 16, 16, 8, 8)
+    spoilt[1, 15, 0, 0, 0] = math.nan
+    chunks = generate_latents(
+        lambda cond, noise: spoilt,
+        REF.expand(2, -1, -1, -1),
+        [np.zeros((32, 20, 64))] * 2,
+        16,
+        generator(),
+    )
+    with pytest.raises(FloatingPointError, match="frame 0"):
+        next(chunks)
+
+
+def test_the_clock_adds_up(monkeypatch):
+    now, seconds = iter([1.0, 3.0, 10.0, 15.0]), Counter()
+    monkeypatch.setattr(generate.time, "perf_counter", lambda: next(now))
+    for _ in range(2):
+        with generate.clock(seconds, "denoising"):
+            pass
+    assert seconds == {"denoising": 7}
+
+
+def test_weights_that_do_not_say_their_recipe_are_toy(monkeypatch):
+    for module in teacher, student:
+        asked = []
+        monkeypatch.setattr(module, "noise_source", lambda *args: asked.append(args))
+        make = generate.sampler_of_teacher if module is teacher else student_sampler
+        with contextlib.suppress(TypeError):  # no noise comes
+            make(None, {})(condition(1), None)
+        assert [recipe for recipe, *_ in asked] == ["toy"]
+
+
+def test_every_model_loads_its_own_kind_of_weights_and_no_other(folder, tmp_path):
+    saved = torch.load(folder / "teacher.pt", weights_only=True)
+    for kind in generate.MODELS:
+        save_checkpoint(tmp_path / f"{kind}.pt", **{**saved, "kind": kind})
+    for name, (loader, _) in generate.MODELS.items():
+        for kind in generate.MODELS:
+            with contextlib.nullcontext() if kind == name else pytest.raises(ValueError):
+                loader(tmp_path / f"{kind}.pt")
+
+
+@pytest.mark.parametrize("rows, frames", [(64, 16), (65, 17), (67, 17), (68, 17)])
+def test_a_frame_that_is_only_begun_is_shown(rows, frames):
+    coder = SimpleNamespace(
+        mean=REF, encode=lambda x: REF, decode=lambda z: torch.zeros(len(z), 3, 64, 64)
+    )
+    mel, portrait = np.zeros((rows, 64), np.float32), np.zeros((64, 64, 3), np.uint8)
+    chunks = generate_video(stub([]), coder, portrait, mel, generator())
+    assert sum(map(len, chunks)) == frames

@@ -1,0 +1,264 @@
+"""The judge's arithmetic, by networks that read everything from known pixels; and what a table is
+made of."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+import tiny_data
+from evaluation import metrics, models
+from evaluation import table as evaluate
+from evaluation import truth as true_videos
+from evaluation.judge import Judge
+from latents import Cond
+from tiny_data.phones import CLOSED, PHONES
+
+CPU = torch.device("cpu")
+VIDEOS, FRAMES = 3, 21
+LEFT, RIGHT, DARK = (255, 128), (128, 255), (0, 128)  # a person: the levels of the two halves
+
+
+def halves(x):
+    """(N, 3, 64, 64) -> (N, 2): the mean of the left half and of the right half."""
+    return x.unflatten(3, (2, 32)).mean((1, 2, 4))
+
+
+class Sync:
+    """Remembers what it is shown together; says that all is in time."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, frames, windows):
+        self.seen.append((frames, windows))
+        one_hot = torch.eye(frames.shape[1] - 4)[None]
+        return one_hot, one_hot
+
+
+@pytest.fixture
+def judge():
+    """Of three videos of noise whose first seven pixels are their motion; in truth the width is the
+    opposite of what is read."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(80, 120, (VIDEOS, FRAMES, 64, 64, 3)).astype(np.uint8)
+    frames[:, :, 0, :7, 0] = rng.integers(100, 150, (VIDEOS, FRAMES, 7))
+    frames[:, :, 0, 6, 0] = np.where(np.arange(FRAMES) // 4 == 2, 240, 128)  # a blink
+    motion = np.concatenate([frames[:, :, 0, :7, 0] / 127.5 - 1, np.zeros((VIDEOS, FRAMES, 4))], 2)
+    motion[..., 1] *= -1
+    portraits = np.array([LEFT, RIGHT, DARK], np.uint8)[:, None, :, None, None]
+    portraits = np.broadcast_to(portraits, (VIDEOS, 64, 2, 32, 3)).reshape(VIDEOS, 64, 64, 3)
+    number = torch.arange(VIDEOS)[:, None] * 100.0 + torch.arange(FRAMES + 16)
+    windows = number[..., None, None].expand(-1, -1, 20, 64)
+    marks = np.arange(FRAMES) % 2 == np.zeros((VIDEOS, 1))
+    held = true_videos.Truth(frames, windows, portraits, motion, marks, ~marks, None)
+    clips = lambda f: torch.stack([f.mean((1, 2)), f.diff(dim=1).abs().mean((1, 2))], 1)
+    who = lambda f: F.normalize(f, dim=-1)
+    features = SimpleNamespace(frames=halves, identity=who, clips=clips)
+    reader = lambda x: x[:, 0, 0, :7]
+    return Judge(held, dict(features=features, reader=reader, sync=Sync()), CPU)
+
+
+def test_the_truth_is_as_good_as_itself(judge):
+    row, read = judge(judge.truth.frames)
+    assert [row[key] for key in ("fid", "fvd", "colour_shift", "lag")] == pytest.approx([0] * 4)
+    assert [row[key] for key in row if "ratio" in key] == pytest.approx([1] * 9)
+    assert [row["jaw_corr"], row["width_corr"]] == pytest.approx([1, -1])
+    assert_close(read[..., 0], judge.truth.motion[..., 0], check_dtype=False)
+
+
+def test_each_frame_is_judged_with_the_sound_of_that_frame(judge):
+    judge(judge.truth.frames)
+    for k, (frames, windows) in enumerate(judge.nets["sync"].seen):
+        assert_close(
+            frames[0, :, :, 0, 0] * 127.5 + 127.5,
+            torch.from_numpy(judge.truth.frames[k, :, 0, 0].astype(np.float32)),
+        )
+        assert windows[0, :, 0, 0].tolist() == [100 * k + i for i in range(FRAMES)]
+
+
+def test_ratios_are_of_the_model_over_the_data_and_each_of_its_own_column(judge):
+    made = judge.truth.frames.copy()
+    pixels = made[:, :, 0, 3:7, 0].astype(float)
+    mean = pixels.mean(1, keepdims=True)
+    made[:, :, 0, 3:7, 0] = np.round(mean + np.array([2, 1, 1, 0.5]) * (pixels - mean))
+    row, _ = judge(made)
+    assert row["head_x_ratio"] == pytest.approx(2, rel=0.02)
+    assert row["head_y_ratio"] == pytest.approx(1, rel=0.02) == row["roll_ratio"]
+    assert row["lid_std_ratio"] == pytest.approx(0.5, rel=0.02) and row["blink_rate_ratio"] == 0
+    held = judge.truth.frames[:, np.arange(FRAMES) // 2 * 2]  # every other frame is shown twice
+    row, _ = judge(held)
+    assert row["moving_share_ratio"] == pytest.approx(0.5, rel=0.05)
+    assert row["frame_change_ratio"] == pytest.approx(0.5, rel=0.05)
+    row, _ = judge(judge.truth.frames // 2)
+    assert row["contrast_ratio"] == pytest.approx(0.5, rel=0.05)
+
+
+def test_lips_that_come_later_than_the_sound_have_a_positive_lag(judge):
+    assert judge(np.roll(judge.truth.frames, 2, axis=1))[0]["lag"] == 2
+
+
+def test_shifts_of_colour_add_up_whatever_their_sign(judge):
+    row, _ = judge((judge.truth.frames + [10, -10, 0]).astype(np.uint8))
+    assert row["colour_shift"] == pytest.approx(20 / 3)
+
+
+def test_identity_is_likeness_to_the_portrait(judge):
+    film = judge.truth.portraits[:, None].repeat(FRAMES, 1)
+    assert judge(film)[0]["identity"] == pytest.approx(1)
+    assert judge(film[[1, 2, 0]])[0]["identity"] == pytest.approx(-1 / 3, abs=0.02)
+    assert judge.references()["identity_others"] == pytest.approx(-1 / 3, abs=0.02)
+
+
+def test_faithfulness_is_of_the_face_in_every_frame(judge):
+    film = judge.truth.portraits[:, None].repeat(2, 1)
+    around = film.copy()
+    around[:, :, :, :16], around[:, :, :, 48:] = 0, 0
+    around[:, :, :12], around[:, :, 52:] = 0, 0
+    assert judge.faithfulness(around)[1] == 0
+    film[:, 1, 30:34, 30:34] = 0
+    assert judge.faithfulness(film)[1] > 0
+
+
+# ---- what is compared with
+
+
+def own_clips():
+    """Three clips of 30 frames, of which each and its sound say their number."""
+    number = np.arange(90, dtype=np.uint8)
+    frames = np.broadcast_to(number[:, None, None, None], (90, 64, 64, 3))
+    mel = np.repeat(number, 4)[:, None].repeat(64, 1).astype(np.float32)
+    return tiny_data.Videos(frames, mel, np.arange(4) * 30, None, np.zeros((0, 11)), [])
+
+
+def test_truth_is_frames_and_their_sound_from_the_video_asked_for_with_its_last_frame():
+    held = true_videos.truth_of(own_clips(), 1, 5, 8, CPU)
+    wanted = np.array([[30], [60]]) + np.arange(8)
+    np.testing.assert_array_equal(held.frames[..., 0, 0, 0], wanted)
+    # the middle four rows of a frame's window are its own
+    np.testing.assert_array_equal(held.windows[:, :8, 8:12, 0].mean(2).numpy(), wanted)
+    assert held.portraits[:, 0, 0, 0].tolist() == [59, 89] and held.windows.shape[1] == 8 + 16
+
+
+def test_marked_frames_lie_within_their_phones_and_show_them():
+    seeds = tiny_data.FIRST_SEED["test"] + np.arange(2)
+    frames, mel, wave, motion, phones = zip(*(tiny_data.make_video(s, 40) for s in seeds))
+    joined = map(np.concatenate, (frames, mel, wave, motion))
+    frames, mel, wave, motion = joined
+    videos = tiny_data.Videos(frames, mel, np.arange(3) * 40, wave, motion, list(phones))
+    held = true_videos.truth_of(videos, 0, 2, 40, CPU)
+    assert held.closed.any() and held.opened.any()
+    for marks, known, shown in (
+        (held.closed, lambda p: p in CLOSED, held.motion[..., 0] < 0.05),
+        (held.opened, lambda p: PHONES[p].jaw >= 0.7, held.motion[..., 0] > 0.5),
+    ):
+        assert shown[marks].all()
+        for video, frame in np.argwhere(marks):
+            middle = (frame + 0.5) / 25
+            (phone,) = [p for p, start, end in phones[video] if start <= middle < end]
+            assert known(phone)
+    still = dict((name, make) for name, _, make in true_videos.floors(held, None, CPU))["still"](0)
+    np.testing.assert_array_equal(still, held.portraits[:, None].repeat(40, 1))
+
+
+def test_the_redrawn_truth_is_of_the_same_people(monkeypatch):
+    monkeypatch.setattr(true_videos.faces, "identity", lambda seed: seed)
+    monkeypatch.setattr(true_videos.faces, "render", lambda who, motion: np.full(4, who))
+    held = SimpleNamespace(seeds=[7, 9], motion=np.zeros((2, 4, 11)))
+    assert true_videos.redrawn(held, 3).tolist() == [[7] * 4, [9] * 4]
+
+
+# ---- the rows of a table
+
+
+class Count(torch.nn.Module):
+    """Answers zeros, and counts how often it is asked."""
+
+    asked = 0
+
+    def forward(self, xt, t, cond):
+        self.asked += len(xt)
+        return torch.zeros_like(xt)
+
+
+def test_every_row_makes_as_many_evaluations_as_it_says(tmp_path, monkeypatch):
+    names = "teacher stage1 stage2 direct1 progressive consistency consistency_adv".split()
+    for name in names:
+        (tmp_path / f"{name}.pt").touch()
+    network, noise = Count(), torch.zeros(1, 2, 1, 8, 8)
+    monkeypatch.setattr(models, "load_to_sample", lambda *args: (network, {}))
+    cond = Cond(noise[:, 0], torch.zeros(1, 2, 20, 64), noise, torch.zeros(1, 2))
+    for name, nfe, sampler in models.models_in(tmp_path, CPU):
+        network.asked = 0
+        sampler(cond, lambda: noise)
+        assert network.asked == nfe, name
+
+
+def test_every_video_is_of_its_own_portrait(monkeypatch):
+    monkeypatch.setattr(models, "AT_ONCE", 2)
+    held = SimpleNamespace(frames=np.zeros((5, 20)), windows=torch.zeros(5, 36, 20, 64))
+    ref = (torch.arange(5.0) * 30 / 127.5 - 1)[:, None, None, None].expand(-1, 3, 8, 8)
+    show = lambda cond, noise: cond.ref[:, None].expand_as(noise())
+    coder = SimpleNamespace(decode=lambda z: z)
+    made = models.generate_videos(show, held, ref, coder, 0)
+    assert (made == 30 * np.arange(5)[:, None, None, None, None]).all()
+
+
+def test_the_last_second_of_ten_is_compared_with_the_portrait(monkeypatch):
+    """Of models and of the redrawn truth; not of other rows."""
+    numbers, asked = np.arange(250).reshape(1, 250, 1, 1, 1), []
+    monkeypatch.setattr(evaluate, "ten_seconds", lambda truth, people: "longer")
+    make = lambda kind: lambda *args: asked.append((kind, *args)) or numbers
+    monkeypatch.setattr(evaluate, "generate_videos", make("model"))
+    monkeypatch.setattr(evaluate, "redrawn", make("redrawn"))
+    look = lambda frames: frames.ravel()[[0, -1]]
+    judge = SimpleNamespace(truth=SimpleNamespace(frames=numbers, seeds=[1]), faithfulness=look)
+    args = SimpleNamespace(long=1, seed=5, bf16=False)
+    rows = [
+        evaluate.after_ten_seconds(name, sampler, judge, torch.zeros(1), None, args)
+        for name, sampler in (("one", "S"), ("real", None), ("still", None), ("wrong_audio", "S"))
+    ]
+    found = dict(identity_10s=225, colour_10s=249)
+    assert rows == [found, found, {}, {}]
+    assert [call[:3] for call in asked] == [("model", "S", "longer"), ("redrawn", "longer", 5)]
+
+
+def test_diversity_is_over_that_of_the_truth_and_other_people_are_others(monkeypatch):
+    """A model whose heads differ half as much from seed to seed; five videos, of which two are
+    measured."""
+    picked, given = [], []
+
+    def truth_of(videos, first, count, n_frames, device):
+        picked.append((first, count))
+        frames = np.full((count, n_frames, 1, 1, 1), first, np.uint8)
+        return SimpleNamespace(
+            frames=frames, portraits=np.zeros((2, 64, 64, 3), np.uint8), seeds=[]
+        )
+
+    class Reads:
+        truth = SimpleNamespace(seeds=[])
+
+        def __init__(self, *how):
+            pass
+
+        def __call__(self, reads):
+            return dict(fid=1.0), reads
+
+        def references(self, others):
+            return dict(others=given.append(others))
+
+    reads = lambda seed: np.random.default_rng(seed).normal(size=(2, 20, 7))
+    rows = [("real", 0, reads, None), ("half", 1, lambda seed: 0.5 * reads(seed), None)]
+    coder = SimpleNamespace(encode=lambda x: x)
+    for name, stub in dict(truth_of=truth_of, Judge=Reads, table_rows=lambda *args: rows).items():
+        monkeypatch.setattr(evaluate, name, stub)
+    monkeypatch.setattr(evaluate, "load_autoencoder", lambda *args: coder)
+    monkeypatch.setattr(metrics, "load_metrics", lambda *args: {})
+    monkeypatch.setattr(tiny_data, "load", lambda *args: SimpleNamespace(starts=np.arange(6) * 30))
+    line = "--clips 2 --frames 20 --seeds 3 --long 0 --device cpu"
+    result = evaluate.evaluate(evaluate.arguments(line.split()))
+    assert [row["diversity"] for row in result["rows"]] == pytest.approx([1, 0.5])
+    assert picked == [(0, 2), (2, 2)] and (given[0] == 2).all()
