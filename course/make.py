@@ -4,8 +4,8 @@
     python course/make.py --all --out ../labs          every lab: ../labs/lab1 ... ../labs/lab8
 
 The bodies and stretches of labs.py become `raise NotImplementedError("lab 3, task 2")`; everything
-else stays as it is, comments included. With the code go the weights, the lab's page and its tests,
-but neither git's history nor the notebook nor the other tests, which hold solutions.
+else stays as it is, comments included. With the code go the weights, the lab's page, its pictures
+and its tests, but neither git's history nor the notebook nor the other tests, which hold solutions.
 """
 
 import ast
@@ -97,7 +97,8 @@ def files_of(lab):
     files = {path.relative_to(ROOT).as_posix(): path for path in found if path.is_file()}
     files = {name: path for name, path in files.items() if name not in LEFT_OUT}
     here = ROOT / "course"
-    files[f"course/lab{lab}.md"] = here / f"lab{lab}.md"
+    for path in (here / f"lab{lab}.md", *here.glob(f"pictures/lab{lab}*.png")):
+        files[path.relative_to(ROOT).as_posix()] = path
     for name in (f"test_lab{lab}.py", "tiny.py"):
         files[f"tests/{name}"] = here / "tests" / name
     if lab == 8:

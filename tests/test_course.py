@@ -1,6 +1,7 @@
 """The course: student versions hold no solutions, and the grader is fair."""
 
 import json
+import re
 import textwrap
 
 import pytest
@@ -76,11 +77,15 @@ def test_with_the_solutions_put_back_the_code_is_the_repositorys(student_version
     assert tests == {f"test_lab{lab}.py", "tiny.py"} and (folder / "course").is_dir()
 
 
-def test_weights_and_page_are_in_the_student_version(student_versions):
+def test_weights_page_and_its_pictures_are_in_the_student_version(student_versions):
     for lab in LABS:
         folder = student_versions / f"lab{lab}"
         assert (folder / "checkpoints/teacher.pt").exists()
-        assert [path.name for path in (folder / "course").iterdir()] == [f"lab{lab}.md"]
+        page = (folder / f"course/lab{lab}.md").resolve()
+        names = re.findall(r"!\[.*?\]\((.*?)\)", read(page))
+        shown = {(page.parent / name).resolve() for name in names}
+        assert all(path.is_file() for path in shown)
+        assert {path for path in page.parent.rglob("*") if path.is_file()} <= {page, *shown}
     assert (student_versions / "lab8/project.md").exists()
 
 
