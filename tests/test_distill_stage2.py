@@ -694,3 +694,9 @@ def test_a_run_that_would_make_no_one_step_student_is_refused():
 def test_accuracy_is_the_share_of_pairs_in_which_the_real_clip_is_above(whole):
     for row, values in zip(whole.rows, by_iteration(whole.values)):
         assert row["accuracy"] == (values[0] > values[1]).float().mean()
+
+
+def test_without_progression_the_gap_opens_from_the_last_of_four_timesteps():
+    none, all_of_it = torch.zeros(2), torch.ones(2)
+    assert (draw_last(4, 1, 0, 10, none) == T / 4).all()
+    assert_close(draw_last(4, 1, 4, 10, all_of_it), (T / 4 + 0.5 * (T - T / 4)) * all_of_it)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import spy
 from torch.testing import assert_close
 
+import teacher
 import tiny_data
 from evaluation import metrics, models
 from evaluation import table as evaluate
@@ -93,8 +95,8 @@ def test_ratios_are_of_the_model_over_the_data_and_each_of_its_own_column(judge)
     row, _ = judge(held)
     assert row["moving_share_ratio"] == pytest.approx(0.5, rel=0.05)
     assert row["frame_change_ratio"] == pytest.approx(0.5, rel=0.05)
-    row, _ = judge(judge.truth.frames // 2)
-    assert row["contrast_ratio"] == pytest.approx(0.5, rel=0.05)
+    for made, contrast in (judge.truth.frames // 2, 0.5), (held[:, :1].repeat(FRAMES, 1), 1):
+        assert judge(made)[0]["contrast_ratio"] == pytest.approx(contrast, rel=0.05)
 
 
 def test_lips_that_come_later_than_the_sound_have_a_positive_lag(judge):
@@ -160,6 +162,7 @@ def test_marked_frames_lie_within_their_phones_and_show_them():
             middle = (frame + 0.5) / 25
             (phone,) = [p for p, start, end in phones[video] if start <= middle < end]
             assert known(phone)
+    assert true_videos.truth_of(videos, 1, 1, 40, CPU).seeds == [seeds[1]]
     still = dict((name, make) for name, _, make in true_videos.floors(held, None, CPU))["still"](0)
     np.testing.assert_array_equal(still, held.portraits[:, None].repeat(40, 1))
 
@@ -185,16 +188,26 @@ class Count(torch.nn.Module):
 
 
 def test_every_row_makes_as_many_evaluations_as_it_says(tmp_path, monkeypatch):
-    names = "teacher stage1 stage2 direct1 progressive consistency consistency_adv".split()
-    for name in names:
+    """In toy noise, where the weights do not say which; adversarial phases write kind stage2."""
+    files = dict(teacher=None, stage1="stage1", stage2="stage2", direct1="stage1")
+    files |= dict(progressive="stage1", consistency="stage1", consistency_adv="stage2")
+    for name in files:
         (tmp_path / f"{name}.pt").touch()
-    network, noise = Count(), torch.zeros(1, 2, 1, 8, 8)
-    monkeypatch.setattr(models, "load_to_sample", lambda *args: (network, {}))
+    network, noise, kinds = Count(), torch.zeros(1, 2, 1, 8, 8), {}
+
+    def load(loader, path, *how):
+        kinds[path.stem] = getattr(loader, "keywords", {}).get("kind")
+        return network, {}
+
+    monkeypatch.setattr(models, "load_to_sample", load)
+    recipes = spy(monkeypatch, teacher, "noise_source")
     cond = Cond(noise[:, 0], torch.zeros(1, 2, 20, 64), noise, torch.zeros(1, 2))
     for name, nfe, sampler in models.models_in(tmp_path, CPU):
         network.asked = 0
         sampler(cond, lambda: noise)
         assert network.asked == nfe, name
+    assert kinds == files
+    assert [recipe for recipe, *_ in recipes] == 9 * ["toy"] + ["plain"]  # the teacher's rows
 
 
 def test_every_video_is_of_its_own_portrait(monkeypatch):
@@ -232,7 +245,7 @@ def test_diversity_is_over_that_of_the_truth_and_other_people_are_others(monkeyp
     picked, given = [], []
 
     def truth_of(videos, first, count, n_frames, device):
-        picked.append((first, count))
+        picked.append((first, count, n_frames))
         frames = np.full((count, n_frames, 1, 1, 1), first, np.uint8)
         return SimpleNamespace(
             frames=frames, portraits=np.zeros((2, 64, 64, 3), np.uint8), seeds=[]
@@ -257,8 +270,9 @@ def test_diversity_is_over_that_of_the_truth_and_other_people_are_others(monkeyp
         monkeypatch.setattr(evaluate, name, stub)
     monkeypatch.setattr(evaluate, "load_autoencoder", lambda *args: coder)
     monkeypatch.setattr(metrics, "load_metrics", lambda *args: {})
-    monkeypatch.setattr(tiny_data, "load", lambda *args: SimpleNamespace(starts=np.arange(6) * 30))
+    starts = np.array([0, 30, 48, 78, 108, 138])
+    monkeypatch.setattr(tiny_data, "load", lambda *args: SimpleNamespace(starts=starts))
     line = "--clips 2 --frames 20 --seeds 3 --long 0 --device cpu"
     result = evaluate.evaluate(evaluate.arguments(line.split()))
     assert [row["diversity"] for row in result["rows"]] == pytest.approx([1, 0.5])
-    assert picked == [(0, 2), (2, 2)] and (given[0] == 2).all()
+    assert picked == [(0, 2, 18), (2, 2, 18)] and (given[0] == 2).all()  # the shortest has 18

@@ -20,11 +20,11 @@ def generator():
 
 
 def numbered(length, count):
-    """Videos whose frames are of one level each, their number."""
+    """Videos whose frames and motion are of one level each, their number."""
     n = length * count
     frames = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 64, 64, 3))
     starts = np.arange(count + 1) * length
-    motion = np.zeros((n, 11), np.float32)
+    motion = np.arange(n, dtype=np.float32)[:, None].repeat(11, 1)
     return tiny_data.Videos(frames, np.zeros((4 * n, 64)), starts, None, motion, [])
 
 
@@ -172,6 +172,10 @@ def test_fit_forgets_former_gradients_warms_up_and_ends_near_zero():
     assert rates[0] == pytest.approx(0.1 / 50) and rates[-1] < 1e-4
     assert max(rates) == pytest.approx(0.1 * 0.5 * (1 + math.cos(math.pi / 4)), rel=0.02)
     assert w < 0
+    train_metrics.fit(run, "loss", [w], 1, lambda: 100 * w.sum())
+    assert rows[-1]["gradient"] == pytest.approx(100) and w.grad.item() == pytest.approx(
+        1
+    )  # clipped
 
 
 def test_motion_is_standardised_by_the_training_splits_mean_and_spread():
@@ -200,13 +204,21 @@ def test_the_reader_learns_standardised_motion_about_0_where_mirrors_change_its_
     assert seen == [0, False, False]  # what it is to say has no loss; it is judged in eval mode
 
 
-def test_after_training_clip_features_are_standardised(monkeypatch):
-    monkeypatch.setattr(train_metrics, "fit", lambda *args: None)
+def test_features_learn_their_own_frames_motion_and_are_standardised_afterwards(monkeypatch):
+    seen, rows = [], np.array([5, 3, 160])
+    batch = lambda *args: (None, rows, None)
+    monkeypatch.setattr(train_metrics, "batch_features", batch)
+    monkeypatch.setattr(
+        train_metrics, "frame_loss", lambda net, x, motion, damage: seen.append(motion)
+    )
+    fit = lambda run, name, parameters, steps, loss_of: loss_of() if name == "frames" else None
+    monkeypatch.setattr(train_metrics, "fit", fit)
     monkeypatch.setattr(train_metrics, "judge_features", lambda *args: {})
     known = torch.randn(161, 64, generator=generator()) * 3 + 1
     monkeypatch.setattr(train_metrics, "over", lambda *args: known)
     net = metrics.Features().requires_grad_(False)
     train_metrics.train_features(net, a_run(numbered(161, 1))[0])
+    assert seen[0][:, 0].tolist() == rows.tolist()
     clean = (known - net.frame_mean) / net.frame_std
     made = net.clips(clean[None, :160], stride=16)
     assert_close(clean.std(0), torch.ones(64)), assert_close(made.std(0), torch.ones(64))
