@@ -48,7 +48,7 @@ BUGS = [
         "g = dmd_gradient(x0_real, x0_fake, x0_hat, cond.mask)",
         "the student climbs away from the teacher; fake_loss falls, as if all went well, while g "
         "grows",
-        "blurred, reddish masks instead of faces within thirty updates; colour runs off, heads stop",
+        "blurred, reddish masks instead of faces within thirty updates; colour runs off",
         LOOP1,
         GITHUB + "hao-ai-lab/FastVideo/issues/836",
         DIRECT,
