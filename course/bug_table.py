@@ -48,7 +48,7 @@ BUGS = [
         "g = dmd_gradient(x0_real, x0_fake, x0_hat, cond.mask)",
         "the student climbs away from the teacher; fake_loss falls, as if all went well, while g "
         "grows",
-        "blurred, reddish masks instead of faces within thirty updates; colour drifts, heads stop",
+        "blurred, reddish masks instead of faces within thirty updates; colour runs off",
         LOOP1,
         GITHUB + "hao-ai-lab/FastVideo/issues/836",
         DIRECT,
@@ -365,7 +365,7 @@ BUGS = [
         ADVERSARIAL,
     ),
     Bug(
-        "phases.py",
+        "distill_stage2.py",
         "old + u * (i + 1) / warm * (new - old)",
         "old + u * i / warm * (new - old)",
         "the gap never opens quite, and in the first update not at all",
@@ -373,7 +373,7 @@ BUGS = [
         STAGE2 + "test_the_gap_opens_by_one_wth_at_each_update_and_is_whole_in_the_last",
     ),
     Bug(
-        "phases.py",
+        "distill_stage2.py",
         "if n == 1 and i < warm:",
         "if n < 1 and i < warm:",
         "in the warm-up of phase 1 pure noise is labelled t < T, an input that no sampler makes",
