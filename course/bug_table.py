@@ -365,7 +365,7 @@ BUGS = [
         ADVERSARIAL,
     ),
     Bug(
-        "distill_stage2.py",
+        "phases.py",
         "old + u * (i + 1) / warm * (new - old)",
         "old + u * i / warm * (new - old)",
         "the gap never opens quite, and in the first update not at all",
@@ -373,7 +373,7 @@ BUGS = [
         STAGE2 + "test_the_gap_opens_by_one_wth_at_each_update_and_is_whole_in_the_last",
     ),
     Bug(
-        "distill_stage2.py",
+        "phases.py",
         "if n == 1 and i < warm:",
         "if n < 1 and i < warm:",
         "in the warm-up of phase 1 pure noise is labelled t < T, an input that no sampler makes",
