@@ -51,6 +51,20 @@ def test_without_attention_over_time_the_convolution_sees_the_frame_before_and_t
     assert changed[1:4, 4].all() and changed.sum() == 3
 
 
+def test_attention_over_time_knows_one_frame_from_another():
+    """Frames that are all alike: only their places in time tell them apart."""
+    made = block("out_t")
+    nn.init.zeros_(made.time_conv.weight)  # at the ends it would see the padding
+    nn.init.normal_(made.place_t)  # as large as what the frames show
+    x = torch.randn(1, C, 4, 4)
+    x, emb, tokens = (y[:1].repeat(2 * FRAMES, *[1] * (y.ndim - 1)) for y in (x, EMB, TOKENS))
+    h = made(x, emb, tokens, FRAMES)[:FRAMES]
+    assert (h.diff(dim=0).abs().amax((1, 2, 3)) > 1e-4).all()
+    nn.init.zeros_(made.place_t)
+    h = made(x, emb, tokens, FRAMES)[:FRAMES]
+    assert_close(h, h[:1].expand_as(h), rtol=0, atol=1e-5)
+
+
 def test_a_block_that_hears_neither_time_nor_sound_still_convolves():
     made, x = block("conv2"), torch.randn(2 * FRAMES, C, 4, 4)
     nn.init.zeros_(made.modulate.weight), nn.init.zeros_(made.modulate.bias)

@@ -95,7 +95,8 @@ def test_ratios_are_of_the_model_over_the_data_and_each_of_its_own_column(judge)
     row, _ = judge(held)
     assert row["moving_share_ratio"] == pytest.approx(0.5, rel=0.05)
     assert row["frame_change_ratio"] == pytest.approx(0.5, rel=0.05)
-    for made, contrast in (judge.truth.frames // 2, 0.5), (held[:, :1].repeat(FRAMES, 1), 1):
+    still, alike = held[:, :1].repeat(FRAMES, 1), held[:1].repeat(VIDEOS, 0)
+    for made, contrast in (judge.truth.frames // 2, 0.5), (still, 1), (alike, 1):
         assert judge(made)[0]["contrast_ratio"] == pytest.approx(contrast, rel=0.05)
 
 
@@ -106,6 +107,10 @@ def test_lips_that_come_later_than_the_sound_have_a_positive_lag(judge):
 def test_shifts_of_colour_add_up_whatever_their_sign(judge):
     row, _ = judge((judge.truth.frames + [10, -10, 0]).astype(np.uint8))
     assert row["colour_shift"] == pytest.approx(20 / 3)
+    # but not from frame to frame: a flicker is none
+    flicker = 10 * np.eye(FRAMES)[:2].T @ [1, -1]
+    row, _ = judge((judge.truth.frames + flicker[:, None, None, None]).astype(np.uint8))
+    assert row["colour_shift"] == pytest.approx(0, abs=1e-9)
 
 
 def test_identity_is_likeness_to_the_portrait(judge):
@@ -150,6 +155,7 @@ def test_marked_frames_lie_within_their_phones_and_show_them():
     frames, mel, wave, motion, phones = zip(*(tiny_data.make_video(s, 40) for s in seeds))
     joined = map(np.concatenate, (frames, mel, wave, motion))
     frames, mel, wave, motion = joined
+    motion[65:, 0] = 0.4  # the second one mumbles from here on: lips neither closed nor wide open
     videos = tiny_data.Videos(frames, mel, np.arange(3) * 40, wave, motion, list(phones))
     held = true_videos.truth_of(videos, 0, 2, 40, CPU)
     assert held.closed.any() and held.opened.any()
@@ -172,6 +178,17 @@ def test_the_redrawn_truth_is_of_the_same_people(monkeypatch):
     monkeypatch.setattr(true_videos.faces, "render", lambda who, motion: np.full(4, who))
     held = SimpleNamespace(seeds=[7, 9], motion=np.zeros((2, 4, 11)))
     assert true_videos.redrawn(held, 3).tolist() == [[7] * 4, [9] * 4]
+
+
+def test_redrawn_heads_are_new_at_every_seed_from_0_on(monkeypatch):
+    """A true video's head was drawn from the person's own seed."""
+    drawn = []
+    monkeypatch.setattr(true_videos.faces, "motion", lambda seed, lips: drawn.append(seed) or lips)
+    monkeypatch.setattr(true_videos.faces, "render", lambda who, motion: motion)
+    held = SimpleNamespace(seeds=[7, 9], motion=np.zeros((2, 4, 11)))
+    for seed in range(2):
+        true_videos.redrawn(held, seed)
+    assert len({*held.seeds, *drawn}) == 6
 
 
 # ---- the rows of a table

@@ -196,3 +196,11 @@ def test_a_clip_is_loaded_from_videos_that_leave_a_frame_for_the_portrait(monkey
     cfg = SimpleNamespace(data="own", videos=0, frames=16)
     latents.load_clips(cfg, "val", FakeCoder(), "cpu")
     assert asked == [("own", "val", 0, 17)]
+
+
+def test_as_many_clips_carry_context_as_asked_for(clips):
+    carried = [
+        clips.batch(200, torch.Generator().manual_seed(0), 4, rate)[1].mask[:, 0].mean().item()
+        for rate in (0, 0.1, 1)
+    ]
+    assert carried == [0, pytest.approx(0.1, abs=0.07), 1]
