@@ -105,7 +105,8 @@ def plot_quality(rows, out):
             nfe = [row["nfe"] for row in chain]
             lips = [np.mean([row[k] for k in LIPS]) for row in chain]
             own = label.removesuffix(", plain")
-            look = dict(color=colours.setdefault(own, f"C{len(colours)}"), marker="o", label=label)
+            number = colours.setdefault(own, len(colours))
+            look = dict(color=f"C{number}", marker="osD^vP*X"[number], label=label)
             if own != label:
                 look |= dict(linestyle="--", markerfacecolor="none")
             left.plot(nfe, [row["fvd"] for row in chain], **look)
