@@ -72,6 +72,11 @@ def test_the_truth_is_as_good_as_itself(judge):
     assert_close(read[..., 0], judge.truth.motion[..., 0], check_dtype=False)
 
 
+def test_contrast_is_within_a_video_not_between_videos(judge):
+    darker = np.array([0, 20, 40], np.uint8)[:, None, None, None, None]
+    assert judge(judge.truth.frames - darker)[0]["contrast_ratio"] == pytest.approx(1)
+
+
 def test_each_frame_is_judged_with_the_sound_of_that_frame(judge):
     judge(judge.truth.frames)
     for k, (frames, windows) in enumerate(judge.nets["sync"].seen):
@@ -171,6 +176,18 @@ def test_marked_frames_lie_within_their_phones_and_show_them():
     assert true_videos.truth_of(videos, 1, 1, 40, CPU).seeds == [seeds[1]]
     still = dict((name, make) for name, _, make in true_videos.floors(held, None, CPU))["still"](0)
     np.testing.assert_array_equal(still, held.portraits[:, None].repeat(40, 1))
+
+
+def test_the_phone_of_a_frame_is_the_one_at_its_middle():
+    phones = [("m", 0, 0.05), ("a", 0.05, 0.1)]
+    assert [true_videos.symbol_at(phones, k) for k in range(3)] == ["m", "a", "_"]
+
+
+def test_every_seed_shuffles_the_frames_another_way():
+    held = SimpleNamespace(frames=np.arange(20)[None])
+    shuffled = {name: make for name, _, make in true_videos.floors(held, None, CPU)}["shuffled"]
+    one, again, other = (shuffled(seed)[0].tolist() for seed in (0, 0, 1))
+    assert one == again != other and sorted(one) == sorted(other) == list(range(20))
 
 
 def test_the_redrawn_truth_is_of_the_same_people(monkeypatch):

@@ -74,6 +74,19 @@ def test_lips_are_mirrored_but_never_upside_down():
     assert sides == {True, False}
 
 
+def test_the_crop_of_the_lips_moves_up_to_two_pixels_either_way(monkeypatch):
+    monkeypatch.setattr(metrics_losses, "tint", lambda x, *how: x)
+    dot = np.zeros((60, 9, 9, 3), np.uint8)
+    dot[:, 4, 4] = 255  # the middle, which no mirror moves
+    data = tiny_data.Videos(dot, None, np.array([0, 30, 60]), None, None, [])
+    moved, windows = [], [np.zeros((30, 20, 64), np.float32)] * 2
+    for seed in range(12):
+        x, _ = metrics_losses.sync_batch(data, windows, torch.Generator().manual_seed(seed), CPU)
+        moved += np.argwhere(x[:, 0, 0].numpy() > 0)[:, 1:].tolist()
+    for way in zip(*moved):
+        assert {*way} == {2, 3, 4, 5, 6}
+
+
 def test_a_flickering_clip_is_partly_of_the_damaged_frames_and_no_other_is():
     clean, damaged = torch.zeros(100, 3), torch.ones(100, 3)
     clips, kind = metrics_losses.clip_batch(clean, damaged, [0, 50, 100], 100, generator())
@@ -104,7 +117,7 @@ def test_info_nce_asks_rows_and_columns():
 def test_who_knows_everything_has_no_loss_and_need_not_know_how_damaged_faces_move():
     """Frames 2i and 2i + 1 show one person, of four; every fourth frame is damaged."""
     person, damage = torch.eye(8)[[0, 0, 1, 1, 2, 2, 3, 3]], torch.zeros(8, 3)
-    damage[::4] = 0.5
+    damage[0, 1] = damage[4, 2] = 0.5  # of any kind
     motion = torch.randn(8, len(MOTION))
     told = torch.where(damage.sum(1, keepdim=True) > 0, 9.0, motion)
     net = SimpleNamespace(
@@ -114,6 +127,13 @@ def test_who_knows_everything_has_no_loss_and_need_not_know_how_damaged_faces_mo
     assert loss() == pytest.approx(0, abs=1e-3)  # 3 e^-10 is left of the cosines
     told = told + (damage.sum(1, keepdim=True) == 0)
     assert loss() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_clip_is_known_by_its_mean_and_its_greatest():
+    net = metrics.Features()
+    net.over_time = net.clip_out = torch.nn.Identity()
+    made = net.clip_raw(torch.tensor([[[0.0, -1.0], [6.0, -5.0], [3.0, -3.0]]]))
+    assert made.tolist() == [[3, -3, 6, -1]]
 
 
 def test_speed_is_the_spread_and_the_mean_size_of_a_step():

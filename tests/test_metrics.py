@@ -138,6 +138,8 @@ def test_a_blink_under_way_at_the_first_frame_does_not_count():
     track[0, :4], track[0, 22:] = 1, 1  # the second one begins, and never ends
     rate, length = measures.blink_statistics(track)
     assert rate == pytest.approx(1) and math.isnan(length)
+    track[0, :4] = [0.5, 1, 1, 0]  # half closed at first
+    assert measures.blink_statistics(track)[0] == pytest.approx(1)
 
 
 def test_lip_rates_count_only_the_marked_frames():
