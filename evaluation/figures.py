@@ -75,6 +75,11 @@ def picture(autoencoder, x):
     return to_uint8(autoencoder.decode(x[:, MIDDLE]))[0]
 
 
+def heat(x):
+    """Numbers from 0 to 1 (H, W) -> colours (H, W, 3) uint8, black to white."""
+    return np.uint8(255 * plt.get_cmap("magma")(x)[..., :3])
+
+
 def trajectories(folder, autoencoder, clips, device, path):
     """x̂0 as the teacher and both students go from noise to a face."""
     (x0, cond), rows = preview(clips, 1), []
@@ -106,9 +111,10 @@ def strips(folder, autoencoder, videos, index, device, path):
     rows = []
     for label, frames in clips.items():
         change = np.abs(np.diff(frames.astype(float), axis=0)).mean((0, 3))  # (64, 64) levels
-        heat = plt.get_cmap("magma")((change / 24).clip(0, 1))[..., :3]
         row = [(f"frame {k}", frames[k]) for k in range(0, CHUNK, 2)]
-        rows.append((label, [*row, (f"change: {change.mean():.1f}", np.uint8(255 * heat))]))
+        rows.append(
+            (label, [*row, (f"change: {change.mean():.1f}", heat((change / 24).clip(0, 1)))])
+        )
     return panels(rows, path, size=1.0)
 
 
@@ -129,10 +135,10 @@ def gradient(folder, autoencoder, clips, device, path):
         fake = fake_score(teacher, xt, times, cond)
         g = dmd_gradient(fake, real, x0_hat, cond.mask)
         size = g[0, MIDDLE].abs().mean(0).cpu().numpy()
-        heat = plt.get_cmap("magma")(np.kron(size / size.max(), np.ones((8, 8))))[..., :3]
+        size = np.kron(size / size.max(), np.ones((8, 8)))
         named = [("x̂0", x0_hat), ("x_t", xt), ("x0_real", real), ("x0_fake", fake)]
         row = [(title, picture(autoencoder, x)) for title, x in named]
-        row += [("x̂0 − g", picture(autoencoder, x0_hat - g)), ("|g|", np.uint8(255 * heat))]
+        row += [("x̂0 − g", picture(autoencoder, x0_hat - g)), ("|g|", heat(size))]
         rows.append((f"t = {t}", row))
     return panels(rows, path)
 
@@ -193,18 +199,20 @@ def main(argv=None):
         if not videos.phones:
             raise ValueError("nobody knows the truth of your own clips: leave --data out")
         video = one_video(videos, args.video)
-        for name in [args.only] if args.only else names:
-            path = args.out / f"{name}.png"
-            if name == "truth":
-                print(time_axis(video, path))
-                continue
+        wanted = [args.only] if args.only else names
+        if "truth" in wanted:
+            print(time_axis(video, args.out / "truth.png"))
+        if set(wanted) - {"truth"}:
             autoencoder = load_autoencoder(args.checkpoints / "autoencoder.pt", device)
-            if name == "strips":
-                print(strips(args.checkpoints, autoencoder, videos, args.video, device, path))
-                continue
-            draw = trajectories if name == "trajectories" else gradient
+        if "strips" in wanted:
+            path = args.out / "strips.png"
+            print(strips(args.checkpoints, autoencoder, videos, args.video, device, path))
+        if {"trajectories", "dmd_gradient"} & set(wanted):
             clips = Clips(video, autoencoder, CHUNK, device)
-            print(draw(args.checkpoints, autoencoder, clips, device, path))
+            for name, draw in ("trajectories", trajectories), ("dmd_gradient", gradient):
+                if name in wanted:
+                    path = args.out / f"{name}.png"
+                    print(draw(args.checkpoints, autoencoder, clips, device, path))
 
 
 if __name__ == "__main__":
