@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import prepare
 
 import tiny_data
 
@@ -39,3 +40,11 @@ def pool():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny_data, "multiprocessing", SimpleNamespace(Pool=InThisProcess))
         yield
+
+
+@pytest.fixture(scope="module")
+def teacher_and_student(tmp_path_factory):
+    """A folder with an untrained teacher and student; their clips' latents are made once."""
+    folder = tmp_path_factory.mktemp("networks")
+    prepare(folder, "stage1")
+    return prepare(folder, "teacher", videos=1)

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from helpers import condition, prepare, small_unet
+from helpers import condition, small_unet
 from test_distill_stage1 import Gaussian
 from torch import nn
 from torch.testing import assert_close
@@ -91,15 +91,9 @@ def test_context_frames_stay_true_along_the_teachers_step():
     assert_close(xs[:, :4], add_noise(c.context, eps, s)[:, :4], rtol=0, atol=0)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """An untrained teacher and a student; their clips' latents are made once."""
-    folder = tmp_path_factory.mktemp("consistency")
-    prepare(folder, "stage1")
-    return prepare(folder, "teacher", videos=1)
-
-
-def test_it_trains_halves_the_gap_ships_a_one_step_student_and_resumes(folder, monkeypatch):
+def test_it_trains_halves_the_gap_ships_a_one_step_student_and_resumes(
+    teacher_and_student, monkeypatch
+):
     seen, usual = [], teacher_step
 
     def spied(velocity, xt, t, s, cond, eps):
@@ -107,7 +101,7 @@ def test_it_trains_halves_the_gap_ships_a_one_step_student_and_resumes(folder, m
         return usual(velocity, xt, t, s, cond, eps)
 
     monkeypatch.setattr(consistency, "teacher_step", spied)
-    with contextlib.chdir(folder):
+    with contextlib.chdir(teacher_and_student):
         small = dict(data="data", videos=1, autoencoder="ae.pt", teacher="teacher.pt", batch=2)
         small |= dict(out="c", weights="c.pt")
         cfg = consistency.Config(**small, rounds=2, round_steps=2, save_every=2)
@@ -121,8 +115,10 @@ def test_it_trains_halves_the_gap_ships_a_one_step_student_and_resumes(folder, m
         assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), again.parameters()))
 
 
-def test_the_adversarial_phase_goes_on_from_a_one_step_student_but_progression_does_not(folder):
-    with contextlib.chdir(folder):
+def test_the_adversarial_phase_goes_on_from_a_one_step_student_but_progression_does_not(
+    teacher_and_student,
+):
+    with contextlib.chdir(teacher_and_student):
         saved = load_checkpoint("stage1.pt", "stage1")
         saved["config"]["target_steps"] = 1
         save_checkpoint("one.pt", **saved)

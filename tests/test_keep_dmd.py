@@ -3,9 +3,8 @@
 import contextlib
 from dataclasses import replace
 
-import pytest
 import torch
-from helpers import condition, prepare, spy
+from helpers import condition, spy
 from test_distill_stage1 import Gaussian
 from torch.testing import assert_close
 
@@ -85,16 +84,9 @@ def test_the_fake_score_learns_alone_while_the_discriminator_does(monkeypatch):
     assert row.keys() == {"fake_loss"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("keep_dmd")
-    prepare(folder, "stage1")
-    return prepare(folder, "teacher", videos=1)
-
-
-def test_it_trains_ships_a_one_step_student_and_resumes(folder, monkeypatch):
+def test_it_trains_ships_a_one_step_student_and_resumes(teacher_and_student, monkeypatch):
     fakes = spy(monkeypatch, keep_dmd, "fake_loss")
-    with contextlib.chdir(folder):
+    with contextlib.chdir(teacher_and_student):
         small = dict(data="data", videos=1, autoencoder="ae.pt", teacher="teacher.pt", batch=2)
         small |= dict(student="stage1.pt", out="k", weights="k.pt", warm_disc=1, phase_steps=1)
         cfg = keep_dmd.Config(**small, last_steps=1, curriculum=0, save_every=9)
