@@ -3,6 +3,7 @@
     python -m evaluation.ablate --bf16                             all variants, one seed
     python -m evaluation.ablate --seeds 3 --variants full,hinge    some of them, three seeds
     python -m evaluation.ablate --options="--last-steps 200"       other options for all of them
+    python -m evaluation.ablate --equal-doses                      phases that weigh the same
     python -m evaluation.ablate --smoke                            everything at toy size
 
 Some 25 minutes a variant on one CPU core (bfloat16). Writes out/ablate/table.md, table.json,
@@ -40,6 +41,7 @@ VARIANTS = {  # what differs from the Config of distill_stage2.py
     "no_self_compare": dict(self_compare=0.0),
     "no_curriculum": dict(curriculum=0),
     "no_progression": dict(progressive=False),
+    "straight": dict(progressive=False, curriculum=0),
     "hinge": dict(gan="hinge"),
     "vanilla": dict(gan="vanilla"),
     "clean_disc": dict(disc_noise=0.0),
@@ -48,6 +50,8 @@ VARIANTS = {  # what differs from the Config of distill_stage2.py
     "self_compare_0.5": dict(self_compare=0.5),
     "self_compare_8": dict(self_compare=8.0),
 }
+# by default phases 3 and 2 are 3.5 % of updates times rate: without them little changes
+EQUAL_DOSES = "--phase-steps 100 --last-steps 100 --curriculum 50"  # and one rate; W = half a phase
 SHOWN = (
     "jaw_corr width_corr round_corr sync_c fid fvd head_std_ratio blink_rate_ratio identity "
     "frame_change_ratio"
@@ -68,17 +72,27 @@ def table(rows):
     return markdown([["variant", *SHOWN], *lines])
 
 
-def trained(base, name, seed, out):
+def trained(base, name, seed, out, equal_rates):
     """The path of a variant's weights, trained unless the same run has left them there."""
     place = out / f"{name}-{seed}"
     weights, done = place / "stage2.pt", place / "done.json"
     cfg = replace(base, **VARIANTS[name], seed=seed, out=str(place), weights=str(weights))
-    setting = json.dumps(asdict(cfg) | {"student_changed": Path(cfg.student).stat().st_mtime})
+    changed = Path(cfg.student).stat().st_mtime
+    setting = json.dumps(asdict(cfg) | dict(student_changed=changed, equal_rates=equal_rates))
     if not (done.exists() and weights.exists() and done.read_text("utf-8") == setting):
         done.unlink(missing_ok=True)  # stopped halfway, it would vouch for other weights
-        distill_stage2.train(cfg)
+        distill_stage2.train(cfg, equal_rates=equal_rates)
         done.write_text(setting, encoding="utf-8")
     return weights
+
+
+def base_config(args):
+    """-> the Config that all variants start from."""
+    doses = EQUAL_DOSES if args.equal_doses and not args.smoke else ""
+    options = shlex.split(f"{doses} {args.options}") + args.smoke * ["--smoke"]
+    doc = "the options of distill_stage2.py"
+    base, _ = parse(distill_stage2.Config, doc, distill_stage2.SMOKE, options)
+    return replace(base, bf16=args.bf16, last_steps=max(1, round(base.last_steps * args.budget)))
 
 
 class Bench(NamedTuple):
@@ -117,10 +131,7 @@ def ablate(args):
         raise ValueError(
             f"no variant {', '.join(sorted(unknown))}: there are {', '.join(VARIANTS)}"
         )
-    options = shlex.split(args.options) + args.smoke * ["--smoke"]
-    doc = "the options of distill_stage2.py"
-    base, _ = parse(distill_stage2.Config, doc, distill_stage2.SMOKE, options)
-    base = replace(base, bf16=args.bf16, last_steps=max(1, round(base.last_steps * args.budget)))
+    base = base_config(args)
 
     # judges and clips that cannot do complain now, not after the training
     out, device = Path(args.out), pick_device("auto")
@@ -135,7 +146,10 @@ def ablate(args):
     bench.judge(truth.frames)
 
     seeds = range(args.seeds)
-    weights = {name: [trained(base, name, seed, out) for seed in seeds] for name in wanted}
+    weights = {
+        name: [trained(base, name, seed, out, args.equal_doses) for seed in seeds]
+        for name in wanted
+    }
 
     found = [measured(bench, "stage1", [(start, checkpoint_config, 4)])]
     found += [measured(bench, "stage1_1step", [(start, checkpoint_config, 1)])]
@@ -161,6 +175,8 @@ def arguments(argv=None):
     add("--seeds", type=int, default=1, help=f"training seeds of each variant {usual}")
     budget = "share of distill_stage2.py's updates in phase 1, for a quick look; the phases before "
     add("--budget", type=float, default=1.0, help=f"{budget}it are whole {usual}")
+    doses = f"{EQUAL_DOSES}, and the same rate in all phases"
+    add("--equal-doses", action="store_true", help=doses)
     options = "of distill_stage2.py, for every variant (but --bf16, --seed, --out, --weights and "
     options += 'what the variant itself changes), such as "--last-steps 200"'
     add("--options", default="", help=options)
@@ -173,6 +189,8 @@ def arguments(argv=None):
     args = parser.parse_args(argv)
     if min(args.seeds, args.clips) < 1 or not 0 < args.budget < float("inf"):
         parser.error("--seeds and --clips must be at least 1, --budget a finite number above 0")
+    if args.equal_doses and args.budget != 1:
+        parser.error("--budget is a share of phase 1 alone: leave it out with --equal-doses")
     if args.smoke:
         args.out = HERE / "out/smoke/ablate" if args.out == HERE / "out/ablate" else args.out
     return args

@@ -29,6 +29,7 @@ from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, parse, pick_device
 from diffusion import T, add_noise
 from evaluation import metrics
+from evaluation.ablate import EQUAL_DOSES
 from evaluation.judge import Judge
 from evaluation.legend import LIPS
 from evaluation.models import generate_videos
@@ -47,7 +48,6 @@ PATHS = {
 ARMS = {f"gentle_{path}": change for path, change in PATHS.items()}
 ARMS |= {f"harsh_{path}": HARSH | change for path, change in PATHS.items()}
 COLOURS = {"phased": "tab:blue", "jumping": "tab:green", "straight": "tab:red"}
-DOSES = "--phase-steps 100 --last-steps 100 --curriculum 50"  # equal; W = half a phase
 PAIRS = 64  # held-out clips that D ranks
 DRAWS = 4  # of timestep and noise, for each pair
 
@@ -159,7 +159,7 @@ def arguments(argv=None):
     parser.add_argument("--seeds", default="0", help="training seeds, such as 0,1")
     parser.add_argument(
         "--options",
-        default=DOSES,
+        default=EQUAL_DOSES,
         help="of distill_stage2.py, for every arm (default: %(default)s)",
     )
     parser.add_argument(

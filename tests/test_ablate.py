@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import test_distill_stage2
@@ -8,6 +9,7 @@ import common
 import distill_stage2
 from checkpoint import save_checkpoint
 from evaluation import ablate
+from phases import phases
 
 
 def test_every_variant_changes_the_config_and_names_an_option():
@@ -55,10 +57,11 @@ def test_two_variants_are_trained_as_they_say_and_measured_and_a_second_run_trai
 ):
     """The table is made of the shipped judges' numbers; the networks are untrained
     (test_distill_stage2.py trains)."""
-    trained = []
+    trained, rates = [], []
 
-    def train(cfg):
+    def train(cfg, equal_rates):
         trained.append(cfg)
+        rates.append(equal_rates)
         save_checkpoint(
             cfg.weights,
             kind="stage2",
@@ -94,10 +97,27 @@ def test_two_variants_are_trained_as_they_say_and_measured_and_a_second_run_trai
         "full",
         "hinge",
     ] and (tmp_path / "o/sheet.png").exists()
+    assert rates == [False, False]
     monkeypatch.setattr(distill_stage2, "train", None)
     line[line.index("full,hinge")] = "full"
     ablate.main(line)
     assert json.loads(open("o/table.json").read())["rows"] == saved["rows"][:3]
+    assert rates == [False, False]
     with pytest.raises(TypeError):  # train is None: as if stopped at once. The weights left there
         ablate.main([*line, "--bf16"])  # are not those of the run that done.json tells of
     assert not (tmp_path / "o/full-0/done.json").exists()
+
+
+def test_equal_doses_are_as_many_updates_in_every_phase_and_in_every_variant():
+    base = ablate.base_config(ablate.arguments(["--equal-doses", "--options=--batch 3"]))
+    learning = [phase.updates for phase in phases(base) if phase.student_learns]
+    assert len(set(learning)) == 1 and base.curriculum == learning[0] / 2 and base.batch == 3
+    for changes in ablate.VARIANTS.values():
+        plan = phases(replace(base, **changes))
+        assert sum(phase.updates for phase in plan if phase.student_learns) == sum(learning)
+
+
+def test_a_share_of_one_phase_is_no_equal_dose(capsys):
+    with pytest.raises(SystemExit) as stop:
+        ablate.main(["--equal-doses", "--budget", "0.2"])
+    assert stop.value.code == 2 and "--budget" in capsys.readouterr().err
