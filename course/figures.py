@@ -4,12 +4,15 @@
     python course/figures.py rows OUT.png right=000040.png:0 wrong=../wrong/out/bug/000040.png:0
     python course/figures.py curves OUT.png right=log.jsonl wrong=../wrong/log.jsonl --keys g,jaw
     python course/figures.py numbers right=../right/talk.mp4 wrong=../wrong/talk.mp4
+    python course/figures.py bars OUT.png "16 videos=floors.json" "64 videos=docs/table.json"
 
 rows: a row for each LABEL=FILE: every so many-th frame of a video, or of row K of a contact sheet
 (FILE:K, counted from 0). curves: an axis for each key, a line for each log. numbers: each video
-measured against the first one.
+measured against the first one. bars: an axis for each of four numbers of tables that
+`python -m evaluation --json` wrote, with the rows of the first.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -22,6 +25,7 @@ import tiny_data  # noqa: E402
 from autoencoder import to_pixels  # noqa: E402
 from common import Parser, one_line_errors  # noqa: E402
 from evaluation import measures, metrics  # noqa: E402
+from evaluation.legend import METRICS  # noqa: E402
 from evaluation.plots import plt, read_log, save  # noqa: E402
 from generate import CHUNK, CONTEXT  # noqa: E402
 from media import SIZE, load_frames  # noqa: E402
@@ -70,6 +74,31 @@ def curves(named, args):
     save(figure, args.out)
 
 
+def bars(named, args):
+    """An axis for each number, a group of bars for each row of the first table, a bar in it for
+    each {label: table}. Distances on a scale that is logarithmic above 1."""
+    try:
+        read = {label: json.loads(Path(file).read_text("utf-8")) for label, file in named.items()}
+        tables = {k: {row["model"]: row for row in table["rows"]} for k, table in read.items()}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ValueError("a file is no table of python -m evaluation --json") from None
+    names, keys = list(next(iter(tables.values()))), ("fid", "fvd", "jaw_corr", "sync_c")
+    shape = dict(figsize=(12, 0.8 + 0.4 * len(names)), sharey=True)
+    figure, axes = plt.subplots(1, len(keys), **shape)
+    for axis, key in zip(axes, keys):
+        for i, (label, table) in enumerate(tables.items()):
+            height = 0.8 / len(tables)
+            values = [table.get(name, {}).get(key) or 0 for name in names]
+            axis.barh(np.arange(len(names)) + (i + 0.5) * height - 0.4, values, height, label=label)
+        axis.set_title(f"{key} ({METRICS[key][0]})", fontsize=10)
+        if key in ("fid", "fvd"):
+            axis.set_xscale("symlog", linthresh=1)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[-1].legend(fontsize=8)
+    save(figure, args.out)
+
+
 def numbers(named, args):
     """Prints, for each {label: video} beside the first: change from frame to frame and spread of
     the head, over its; the joins' change over that between other frames; mean shift of colour in
@@ -91,7 +120,7 @@ def numbers(named, args):
 
 
 def main(argv=None):
-    parser, kinds = Parser(__doc__), dict(rows=rows, curves=curves, numbers=numbers)
+    parser, kinds = Parser(__doc__), dict(rows=rows, curves=curves, numbers=numbers, bars=bars)
     add = parser.add_argument
     add("what", choices=kinds)
     add("files", nargs="+", metavar="LABEL=FILE", help="before them, but for numbers, OUT.png")
