@@ -5,6 +5,7 @@ python course/bugs.py --answers              and the lines, symptoms, tests and 
 python course/bugs.py --plant 7 --out DIR    this repository with bug 7, without its tests
 python course/bugs.py --plant 0 --out DIR    the same without a bug, to compare with
 python course/bugs.py --check                plant each one, run its test: a table (minutes)
+python course/bugs.py --score DIR            how many of them a student's tests in DIR catch
 """
 
 import multiprocessing
@@ -20,6 +21,8 @@ sys.path.insert(0, str(ROOT))
 from common import Parser, one_line_errors  # noqa: E402
 from course.bug_table import BUGS  # noqa: E402
 from course.make import FOLDERS, TOP, taken  # noqa: E402
+
+LIMIT = 300  # seconds, for one run of the tests
 
 # ---------------------------------------------------------------- planting
 
@@ -73,46 +76,75 @@ def run_tests(tree, tests):
     sys.exit(pytest.main([*options, *tests]))
 
 
-def passes(tree, tests):
-    """Whether the tests pass in `tree`. Raises ValueError where there are none to run."""
+def ends(tree, tests):
+    """How pytest ends in `tree`: 0 all pass, 1 some fail, else it could not run; None after LIMIT
+    seconds."""
     child = multiprocessing.Process(target=run_tests, args=(tree, tests))
-    child.start(), child.join()
-    if child.exitcode not in (0, 1):
-        raise ValueError(f"{' '.join(tests)}: pytest ended with {child.exitcode}")
-    return child.exitcode == 0
+    child.start(), child.join(LIMIT)
+    if child.is_alive():
+        child.kill(), child.join()
+        return None
+    return child.exitcode
+
+
+def plant_each(tests, tests_of):
+    """Every bug in turn in a copy of the repository whose tests are the folder `tests`; runs
+    tests_of(bug) there. Yields how that ended without any bug, then with each."""
+    # what takes seconds to load, once for all processes
+    import scipy.linalg  # noqa: F401
+    import torch._dynamo  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder, "tree")
+        for name in FOLDERS:
+            if name != "checkpoints":
+                shutil.copytree(ROOT / name, tree / name)
+        (tree / "checkpoints").symlink_to(ROOT / "checkpoints")
+        shutil.copytree(tests, tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        for path in (path for pattern in TOP for path in ROOT.glob(pattern)):
+            shutil.copy(path, tree)
+        yield ends(tree, sorted({test for bug in BUGS for test in tests_of(bug)}))
+        for bug in BUGS:
+            path = tree / bug.file
+            right = path.read_text(encoding="utf-8")
+            path.write_text(planted(bug), encoding="utf-8")
+            yield ends(tree, tests_of(bug))
+            path.write_text(right, encoding="utf-8")
 
 
 def check():
     """Plant every bug in turn and run its test, which must fail, and pass without. Prints a table.
     Raises ValueError naming those that are not caught."""
-    # what takes seconds to load, once for all processes
-    import scipy.linalg  # noqa: F401
-    import torch._dynamo  # noqa: F401
-
-    missed = []
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder, "tree")
-        for name in [*FOLDERS, "tests"]:
-            if name != "checkpoints":
-                shutil.copytree(ROOT / name, tree / name)
-        (tree / "checkpoints").symlink_to(ROOT / "checkpoints")
-        for path in (path for pattern in TOP for path in ROOT.glob(pattern)):
-            shutil.copy(path, tree)
-        if not passes(tree, sorted({bug.test for bug in BUGS})):
-            raise ValueError("a test of the table fails without any bug")
-        for number, bug in enumerate(BUGS, 1):
-            start, path = time.perf_counter(), tree / bug.file
-            right = path.read_text(encoding="utf-8")
-            path.write_text(planted(bug), encoding="utf-8")
-            caught = not passes(tree, [bug.test])
-            path.write_text(right, encoding="utf-8")
-            seconds = time.perf_counter() - start
-            word = "caught" if caught else "MISSED"
-            print(f"{number:>3}  {word}  {seconds:>5.1f} s  {bug.test}", flush=True)
-            missed += [] if caught else [str(number)]
+    runs, missed = plant_each(ROOT / "tests", lambda bug: [bug.test]), []
+    if next(runs) != 0:
+        raise ValueError("a test of the table fails without any bug")
+    start = time.perf_counter()
+    for number, (bug, end) in enumerate(zip(BUGS, runs), 1):
+        if end not in (0, 1):
+            raise ValueError(f"{bug.test}: pytest ended with {end}")
+        now = time.perf_counter()
+        word = "caught" if end else "MISSED"
+        print(f"{number:>3}  {word}  {now - start:>5.1f} s  {bug.test}", flush=True)
+        missed, start = missed + [str(number)] * (end == 0), now
     if missed:
         raise ValueError(f"not caught: {', '.join(missed)}")
     print(f"all {len(BUGS)} caught")
+
+
+def score(tests):
+    """Prints which bugs the tests in a folder catch. Raises ValueError unless they pass without a
+    bug, within LIMIT seconds."""
+    if not list(Path(tests).glob("test_*.py")):
+        raise ValueError(f"--score {tests} holds no test_*.py")
+    runs = plant_each(tests, lambda bug: ["tests"])
+    if (end := next(runs)) != 0:
+        how = f"take more than {LIMIT} s" if end is None else "fail, or cannot be run,"
+        raise ValueError(f"the tests in {tests} {how} on the right code: no points")
+    caught = 0
+    for number, end in enumerate(runs, 1):
+        print(f"{number:>3}  {'caught' if end != 0 else '-'}", flush=True)
+        caught += end != 0
+    print(f"{caught} of {len(BUGS)} caught")
 
 
 def listing(answers):
@@ -133,12 +165,15 @@ def main(argv=None):
     parser.add_argument("--plant", type=int, metavar="K", help="the bug's number, 0 = none")
     parser.add_argument("--out", metavar="DIR", help="of --plant: a new folder")
     parser.add_argument("--check", action="store_true", help="run each bug's test")
+    parser.add_argument("--score", metavar="DIR", help="a folder of test_*.py")
     with one_line_errors():
         args = parser.parse_args(argv)
         if (args.plant is None) != (args.out is None):
             parser.error("--plant and --out go together")
         if args.check:
             check()
+        elif args.score:
+            score(args.score)
         elif args.plant is not None:
             plant(args.plant, args.out)
             print(f"{args.out}: {'bug' if args.plant else 'no bug'} planted")

@@ -65,6 +65,7 @@ def test_the_list_hides_the_answers_until_they_are_asked_for(capsys):
         (["--out", "x"], "--plant and --out go together"),
         (["--plant", "1", "--out", str(bugs.ROOT / "x")], "lies in this repository"),
         (["--plant", "1", "--out", str(bugs.ROOT)], "is not empty"),
+        (["--score", str(bugs.ROOT / "assets")], "holds no test_*.py"),
         (["--nothing"], "unrecognized"),
     ],
 )
@@ -73,6 +74,39 @@ def test_bad_input_ends_with_one_line(line, says, capsys):
         bugs.main(line)
     said = capsys.readouterr().err
     assert stop.value.code == 2 and says in said and said.count("\n") == 1
+
+
+def test_a_students_tests_are_scored_by_the_bugs_they_catch(tmp_path, monkeypatch, capsys):
+    """A test that knows the noise's variance catches bug 14 and not bug 17."""
+    monkeypatch.setattr(bugs, "FOLDERS", ["tiny_data"])
+    monkeypatch.setattr(bugs, "BUGS", [bugs.BUGS[13], bugs.BUGS[16]])
+    (tmp_path / "test_mine.py").write_text(
+        "import torch\nfrom diffusion import add_noise\n\n"
+        "def test_variance():\n"
+        "    x = add_noise(torch.zeros(1), torch.ones(1), torch.tensor([500.0]))\n"
+        "    assert abs(x.item() ** 2 - 0.5) < 1e-4\n"
+    )
+    bugs.main(["--score", str(tmp_path)])
+    assert capsys.readouterr().out == "  1  caught\n  2  -\n1 of 2 caught\n"
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("assert 0", "on the right code: no points"),
+        ("import time; time.sleep(60)", "more than 3 s"),
+    ],
+)
+def test_tests_that_fail_or_hang_on_the_right_code_score_nothing(
+    text, says, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(bugs, "FOLDERS", ["tiny_data"])
+    monkeypatch.setattr(bugs, "LIMIT", 3)
+    (tmp_path / "test_mine.py").write_text(f"def test_it():\n    {text}\n")
+    with pytest.raises(SystemExit) as stop:
+        bugs.main(["--score", str(tmp_path)])
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and says in said.err and said.err.count("\n") == 1 and not said.out
 
 
 @pytest.mark.slow
