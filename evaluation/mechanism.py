@@ -136,8 +136,8 @@ def draw(out):
         regime, _, path = arm.partition("_")
         for axis, key in zip(axes[int(regime == "harsh")], columns):
             steps = np.array(curves[key][0]) - cfg["warm_disc"]
-            label = path if seed == "0" else f"{path}, seed {seed}"
-            axis.plot(steps, curves[key][1], color=COLOURS[path], label=label, alpha=0.8)
+            label, line = (path, "-") if seed == "0" else (f"{path}, seed {seed}", "--")
+            axis.plot(steps, curves[key][1], line, color=COLOURS[path], label=label, alpha=0.8)
     for regime, row in zip(("gentle", "harsh"), axes):
         for axis, (key, title) in zip(row, columns.items()):
             axis.set_title(f"{regime}: {title}", fontsize=8)
