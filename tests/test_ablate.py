@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import test_distill_stage2
 from helpers import SHIPPED, prepare, small_unet
@@ -121,3 +122,18 @@ def test_a_share_of_one_phase_is_no_equal_dose(capsys):
     with pytest.raises(SystemExit) as stop:
         ablate.main(["--equal-doses", "--budget", "0.2"])
     assert stop.value.code == 2 and "--budget" in capsys.readouterr().err
+
+
+def test_what_nobody_knows_is_blank_and_does_not_stop_the_table(monkeypatch):
+    """Of your own clips the lips are not known: the judge says None."""
+
+    def judge(frames):
+        return {"fid": float(len(frames)), "jaw_corr": None}, None
+
+    monkeypatch.setattr(ablate, "student_sampler", lambda *args, steps: None)
+    videos = (np.zeros((n, 20, 64, 64, 3), np.uint8) for n in (1, 2, 6))
+    monkeypatch.setattr(ablate, "generate_videos", lambda *args: next(videos))
+    bench = ablate.Bench(None, None, None, judge, False)
+    row, picture = ablate.measured(bench, "full", [(None, {}, 1)])
+    assert row["fid"] == [3.0] and np.isnan(row["jaw_corr"]).all()  # the mean of three samplings
+    assert picture.shape == (16, 64, 64, 3) and "|  |" in ablate.table([row])
