@@ -112,13 +112,14 @@ def shares(model, cond, device, count=8):
     """The operations in which an evaluation spends its time -> [(name, share)], largest first."""
     x, t = torch.zeros_like(cond.context), torch.full((1,), 500.0, device=device)
     model(x, t, cond)
-    on_gpu = device.type == "cuda"
+    on_gpu = device.type == "cuda"  # where kernels are listed beside the operations they belong to
     with torch.profiler.profile() as profile:
         for _ in range(5):
             model(x, t, cond)
     spent = {
         event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
         for event in profile.key_averages()
+        if event.device_type.name == "CPU"
     }
     largest = sorted(spent, key=spent.get, reverse=True)[:count]
     return [(name, spent[name] / sum(spent.values())) for name in largest]
