@@ -147,7 +147,7 @@ def speed_of(motion):
 
 def sync_batch(data, windows, generator, device, videos=12, length=28):
     """Pieces of different videos, tinted, mirrored or not, the crop moved by up to 2 pixels, sound
-    up to 3 dB softer or louder."""
+    softer or louder with a spread of 3 dB."""
     frames, sound = [], []
     for video in torch.randperm(len(windows), generator=generator)[:videos]:
         n = int(data.starts[video + 1] - data.starts[video])

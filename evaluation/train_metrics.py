@@ -161,11 +161,16 @@ def train_features(net, run):
     learns = [p for p in net.parameters() if p.requires_grad]
     fit(run, "clips", learns, run.cfg.steps_features, loss_of_clips)
     features = clean[:, : -len(MOTION)]
-    starts = range(0, len(clean) - CLIP, CLIP)
+    starts = whole_clips(data.starts)
     raw = torch.cat([net.clip_raw(features[None, i : i + CLIP]).detach() for i in starts])
     net.clip_mean.copy_(raw.mean(0)), net.clip_std.copy_(raw.std(0))
     found = judge_features(net, run.held_out, run.standard(run.held_out), device)
     run.log(run.cfg.steps_features, **found)
+
+
+def whole_clips(starts):
+    """Where clips of CLIP frames begin, side by side, each within one video. (V + 1,) -> list."""
+    return [i for a, b in zip(starts, starts[1:]) for i in range(a, b - CLIP + 1, CLIP)]
 
 
 def train_sync(net, run):

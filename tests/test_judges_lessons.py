@@ -276,3 +276,8 @@ def test_judges_learn_on_one_split_and_are_judged_on_another(monkeypatch):
     with pytest.raises(ValueError, match="do not move"):
         train_metrics.train(train_metrics.Config(**train_metrics.SMOKE))
     assert asked == ["train", "val"]
+
+
+def test_clips_that_set_the_scale_lie_in_one_video_each_and_leave_out_none():
+    starts = np.array([0, 16, 55, 64])  # one clip, two and a rest, none
+    assert train_metrics.whole_clips(starts) == [0, 16, 32]
