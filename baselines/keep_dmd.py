@@ -25,6 +25,7 @@ from diffusion import T, add_noise
 from distill_stage1 import Config as Stage1
 from distill_stage1 import dmd_gradient, fake_loss, fake_score, real_score
 from latents import draws
+from parallel import process_mean
 from phases import phases
 from student import adam, optimise, trainable
 from teacher import load_teacher
@@ -43,9 +44,11 @@ SMOKE = distill_stage2.SMOKE | smoke("keep_dmd", teacher="out/smoke/teacher.pt")
 
 def both(g, adversarial, mask, r):
     """g / n + r (rms of g / n / rms of a) a, and the ratio of the two rms. g and a (B, F, C, H, W),
-    mask (B, F) with 1 = context."""
-    n = (1 - mask)[:, :, None, None, None].expand_as(g).sum()
-    ratio = (g / n).norm() / adversarial.norm().clamp_min(1e-20)
+    mask (B, F) with 1 = context. Under torchrun n and both rms are all processes'."""
+    n = process_mean((1 - mask)[:, :, None, None, None].expand_as(g).sum())
+    squares = torch.stack([(g / n).square().sum(), adversarial.square().sum()])
+    rms_g, rms_a = process_mean(squares).sqrt()
+    ratio = rms_g / rms_a.clamp_min(1e-20)
     return g / n + r * ratio * adversarial, ratio
 
 

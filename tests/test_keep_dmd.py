@@ -29,6 +29,29 @@ def test_the_adversarial_part_has_three_tenths_of_the_size_whatever_its_own():
     assert torch.equal(both(g, torch.zeros(SHAPE), mask, 0.3)[0], g / n)  # D sees no difference
 
 
+def test_two_processes_with_half_a_batch_each_have_the_size_of_the_whole(monkeypatch):
+    """Their losses are means over half the batch, so all gradients are twice as large; averaged
+    over the two, they are the whole batch's. The second clip's g is ten times the first's."""
+    torch.manual_seed(0)
+    g, adversarial, mask = torch.randn(SHAPE), torch.randn(SHAPE), condition(given=4).mask
+    g[1] *= 10
+    mask[1] = 0  # and it has other free frames
+    whole, ratio = both(g, adversarial, mask, 0.3)
+    halves = [slice(0, 1), slice(1, 2)]
+    free = [(1 - mask[i]).sum() * 16 * 8 * 8 for i in halves]
+    n = (free[0] + free[1]) / 2
+    squares = [
+        torch.stack([(g[i] / n).square().sum(), (2 * adversarial[i]).square().sum()])
+        for i in halves
+    ]
+    for k, i in enumerate(halves):
+        others = iter([free[1 - k], squares[1 - k]])
+        monkeypatch.setattr(keep_dmd, "process_mean", lambda x: (x + next(others)) / 2)
+        half, same = both(g[i], 2 * adversarial[i], mask[i], 0.3)
+        assert_close(half, 2 * whole[i])
+        assert_close(same, ratio)
+
+
 def loss_part(monkeypatch, teacher, fake):
     """A KeepDMD with these networks, and 2 clips a batch of an imaginary data set."""
     monkeypatch.setattr(keep_dmd, "load_teacher", lambda path, device: (teacher, {}))
