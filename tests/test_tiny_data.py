@@ -192,6 +192,20 @@ def test_an_empty_split_is_built_and_a_broken_one_is_named(tmp_path):
         load(tmp_path, "val", 1)
 
 
+@pytest.mark.parametrize("name", ["frames", "mel", "wave", "motion", "starts"])
+def test_a_toy_set_whose_arrays_disagree_is_damaged(tmp_path, name):
+    """Of another build, say: one video more or less."""
+    load(tmp_path, "val", 1)
+    array = np.load(tmp_path / f"val/{name}.npy")
+    np.save(tmp_path / f"val/{name}.npy", array[:-1])
+    with pytest.raises(ValueError, match="val is damaged: delete it"):
+        load(tmp_path, "val", 1)
+    np.save(tmp_path / f"val/{name}.npy", array)
+    (tmp_path / "val/phones.json").write_text("[]")
+    with pytest.raises(ValueError, match="val is damaged: delete it"):
+        load(tmp_path, "val", 1)
+
+
 def test_a_folder_of_other_things_is_not_built_over(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="no usable clip"):

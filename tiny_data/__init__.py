@@ -47,6 +47,12 @@ class Videos(NamedTuple):
     motion: np.ndarray  # (N, 11) columns faces.MOTION, or (0, 11) for your own clips
     phones: list  # per video [(symbol, start s, end s), ...], or [] for your own clips
 
+    def agree(self):
+        """Whether the arrays of a toy set are as long as starts says, with phones of each video."""
+        n = len(self.frames)
+        known = len(self.mel) == 4 * n and len(self.wave) == 640 * n and len(self.motion) == n
+        return known and self.starts[-1] == n and len(self.phones) == len(self.starts) - 1
+
     def windows(self, video, more=0):
         """What each frame of one video hears: (F + more, W, A) float32, a view; silence follows the
         video's end."""
@@ -160,9 +166,12 @@ def load(data, split, n_videos=0, min_frames=20):
         try:
             arrays = {f: np.load(data / split / f"{f}.npy") for f in fields}
             phones = json.loads((data / split / "phones.json").read_text("utf-8"))
-        except (OSError, ValueError, EOFError):  # half a copy
+            videos = Videos(**arrays, phones=phones)
+            if not videos.agree():
+                raise ValueError
+        except (OSError, ValueError, EOFError):  # half a copy, or two
             raise ValueError(f"{data / split} is damaged: delete it, it is built again") from None
-        return Videos(**arrays, phones=phones)
+        return videos
     clips = own_clips(str(data))
     k = max(1, len(clips) // 10)
     part = {"train": clips[: -2 * k], "val": clips[-2 * k : -k], "test": clips[-k:]}[split] or clips
