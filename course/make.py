@@ -20,7 +20,7 @@ from course.labs import LABS  # noqa: E402
 
 TOP = ["*.py", "README.md", "LICENSE", "requirements.txt", "pyproject.toml", ".gitignore"]
 FOLDERS = ["assets", "baselines", "checkpoints", "docs", "evaluation", "tiny_data"]
-KINDS = {".py", ".sh", ".md", ".png", ".gif", ".wav", ".pt", ".jsonl"}
+KINDS = {".py", ".sh", ".md", ".png", ".gif", ".wav", ".pt", ".json", ".jsonl"}
 LEFT_OUT = {"docs/notebook.md", "docs/course.md", "baselines/keep_dmd.py"}
 
 
@@ -97,7 +97,8 @@ def files_of(lab):
     files = {path.relative_to(ROOT).as_posix(): path for path in found if path.is_file()}
     files = {name: path for name, path in files.items() if name not in LEFT_OUT}
     here = ROOT / "course"
-    for path in (here / f"lab{lab}.md", *here.glob(f"pictures/lab{lab}*.png")):
+    pages = here / f"lab{lab}.md", here / "figures.py"
+    for path in (*pages, *here.glob(f"pictures/lab{lab}*.png")):
         files[path.relative_to(ROOT).as_posix()] = path
     for name in (f"test_lab{lab}.py", "tiny.py"):
         files[f"tests/{name}"] = here / "tests" / name

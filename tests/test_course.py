@@ -84,6 +84,9 @@ def test_weights_page_and_its_pictures_are_in_the_student_version(student_versio
         page = (folder / f"course/lab{lab}.md").resolve()
         names = re.findall(r"!\[.*?\]\((.*?)\)", read(page))
         shown = {(page.parent / name).resolve() for name in names}
+        # what its commands name
+        used = re.findall(r"(?:course|docs)/[a-z_]+\.(?:py|json)\b", read(page))
+        shown |= {folder.resolve() / name for name in used} | {page.parent / "figures.py"}
         assert all(path.is_file() for path in shown)
         assert {path for path in page.parent.rglob("*") if path.is_file()} <= {page, *shown}
     assert (student_versions / "lab8/project.md").exists()
