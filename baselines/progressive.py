@@ -4,8 +4,9 @@
     x̃    = (x_t'' − (σ''/σ) x_t) / (α'' − (σ''/σ) α)                     (two_step_target)
     L     = E max(1, α²/σ²) ‖x̂0(x_t, t, c) − x̃‖²,   x_t = α x0 + σ ε,   t one of the student's steps
 
-One student step then goes where two of the teacher's went; each round's student, its moving average,
-is the next round's teacher, and the student itself goes on. Progression without a discriminator: what the table's row lacks is what D adds.
+One student step then goes where two of the teacher's went. The student's moving average at the end
+of a round is the next round's teacher; the student itself goes on. Progression without a
+discriminator: what the table's row lacks is what D adds.
 Source: Salimans & Ho, 2202.00512, algorithm 2 and the truncated SNR weighting.
 
     python -m baselines.progressive --bf16     -> checkpoints/progressive.pt
