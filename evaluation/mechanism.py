@@ -136,15 +136,16 @@ def draw(out):
         regime, _, path = arm.partition("_")
         for axis, key in zip(axes[int(regime == "harsh")], columns):
             steps = np.array(curves[key][0]) - cfg["warm_disc"]
-            label, line = (path, "-") if seed == "0" else (f"{path}, seed {seed}", "--")
-            axis.plot(steps, curves[key][1], line, color=COLOURS[path], label=label, alpha=0.8)
+            line = "-" if seed == "0" else "--"
+            axis.plot(steps, curves[key][1], line, color=COLOURS[path], label=path, alpha=0.8)
     for regime, row in zip(("gentle", "harsh"), axes):
         for axis, (key, title) in zip(row, columns.items()):
             axis.set_title(f"{regime}: {title}", fontsize=8)
             if key in ("gradient", "fvd"):
                 axis.set_yscale("log")
-        if row[0].lines:
-            row[0].legend(fontsize=8)
+        paths = {line.get_label(): line for line in reversed(row[0].lines)}  # seed 0's line first
+        if paths:
+            row[0].legend(paths.values(), paths, fontsize=8, title="dashed: other seeds")
     for axis in axes[1]:
         axis.set_xlabel("student update")
     save(figure, Path(out) / "mechanism.png", dpi=100)
