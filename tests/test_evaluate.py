@@ -266,8 +266,8 @@ def test_the_plain_rows_have_plain_noise_and_weights_of_their_own(tmp_path, monk
 
 def test_models_are_timed_by_turns_and_neither_first_runs_nor_slow_ones_count(monkeypatch):
     """A clock on which the slow model takes 300 ms, the sound 20, once 10 and once 520, and all
-    else 100; the first run of a turn 100 more; and everything twice as long in one round of three.
-    """
+    else 100; the first run of a turn 100 more; and everything twice as long in the second of three
+    rounds and half as long in the third."""
     now, ran = [0.0], []
 
     def spend(name, seconds):
@@ -275,7 +275,7 @@ def test_models_are_timed_by_turns_and_neither_first_runs_nor_slow_ones_count(mo
         ran.append((name, run))
         turn = sum(key == ("slow, first", 0) for key in ran)  # each round begins with it
         late = [0.1, -0.01, 0, 0, 0.5][run] if name == "features" else 0.1 * (run == 0)
-        now[0] += (seconds + late) * (2 if turn == 2 else 1)
+        now[0] += (seconds + late) * (1, 2, 0.5)[turn - 1]
 
     def model(name, seconds):
         return lambda cond, noise: spend(
