@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 import tiny_data
+from autoencoder import to_pixels
 from evaluation import metrics, metrics_losses, train_metrics
 from tiny_data.faces import MOTION
 
@@ -20,12 +22,13 @@ def generator():
 
 
 def numbered(length, count):
-    """Videos whose frames and motion are of one level each, their number."""
+    """Videos whose frames, sound and motion are of one level each, their number."""
     n = length * count
     frames = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 64, 64, 3))
     starts = np.arange(count + 1) * length
     motion = np.arange(n, dtype=np.float32)[:, None].repeat(11, 1)
-    return tiny_data.Videos(frames, np.zeros((4 * n, 64)), starts, None, motion, [])
+    mel = np.arange(n, dtype=np.float32).repeat(4)[:, None].repeat(64, 1)
+    return tiny_data.Videos(frames, mel, starts, None, motion, [])
 
 
 # ---- batches
@@ -176,11 +179,29 @@ def test_r_squared_worked_out_by_hand():
 # ---- training
 
 
-def a_run(videos, mean=0.0, std=1.0, **options):
+def a_run(videos, mean=0.0, std=1.0, held_out=None, **options):
     rows = []
     log = lambda step, **row: rows.append(row)
     cfg = train_metrics.Config(**{**train_metrics.SMOKE, **options})
-    return train_metrics.Run(cfg, videos, videos, mean, std, generator(), CPU, log), rows
+    held_out = videos if held_out is None else held_out
+    return train_metrics.Run(cfg, videos, held_out, mean, std, generator(), CPU, log), rows
+
+
+def watch_fit(monkeypatch):
+    """-> what fit() is called with from now on: name, parameters, steps, and the loss at the start
+    (it does not train)."""
+    fits = []
+
+    def fit(run, name, parameters, steps, loss_of):
+        fits.append((name, list(parameters), steps, loss_of()))
+
+    monkeypatch.setattr(train_metrics, "fit", fit)
+    return fits
+
+
+def same(some, others):
+    """Whether these are the same parameters."""
+    return {id(p) for p in some} == {id(p) for p in others}
 
 
 def test_fit_forgets_former_gradients_warms_up_and_ends_near_zero():
@@ -191,11 +212,25 @@ def test_fit_forgets_former_gradients_warms_up_and_ends_near_zero():
     rates = [row["lr"] for row in rows]
     assert rates[0] == pytest.approx(0.1 / 50) and rates[-1] < 1e-4
     assert max(rates) == pytest.approx(0.1 * 0.5 * (1 + math.cos(math.pi / 4)), rel=0.02)
-    assert w < 0
+    # where the gradient is always the same, Adam steps by the rate
+    assert w.item() == pytest.approx(-sum(rates), rel=0.1)
     train_metrics.fit(run, "loss", [w], 1, lambda: 100 * w.sum())
     assert rows[-1]["gradient"] == pytest.approx(100) and w.grad.item() == pytest.approx(
         1
     )  # clipped
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_fit_logs_the_mean_loss_since_the_last_line_and_computes_in_the_precision_asked_for(bf16):
+    run, rows = a_run(None, log_every=3, bf16=bf16)
+    w, losses, low = torch.nn.Parameter(torch.zeros(1)), iter([1, 2, 6, 4, 4, 1, 9]), []
+
+    def loss_of():
+        low.append((torch.ones(1, 1) @ torch.ones(1, 1)).dtype == torch.bfloat16)
+        return 0 * w.sum() + next(losses)
+
+    train_metrics.fit(run, "loss", [w], 7, loss_of)
+    assert [row["loss"] for row in rows] == [3, 3] and low == 7 * [bf16]
 
 
 def test_motion_is_standardised_by_the_training_splits_mean_and_spread():
@@ -222,6 +257,168 @@ def test_the_reader_learns_standardised_motion_about_0_where_mirrors_change_its_
     train_metrics.train_reader(net, run)
     assert net.mean.tolist() == [1, 2, 3, 0, 5, 0, 7] and net.std.tolist() == [2, 3, 4, 5, 6, 7, 8]
     assert seen == [0, False, False]  # what it is to say has no loss; it is judged in eval mode
+
+
+def test_the_reader_learns_its_people_and_is_judged_on_held_out_ones_seen_plain_and_decoded(
+    monkeypatch,
+):
+    """It says 2 too much of the first parameter and twice the second, and of decoded faces 0."""
+    many, few = numbered(20, 2), numbered(20, 1)
+    few = few._replace(motion=np.random.default_rng(0).normal(1, 3, (20, 11)).astype(np.float32))
+    run, rows = a_run(many, torch.zeros(11), torch.ones(11), few, people=7, steps_reader=5)
+    coder = SimpleNamespace(encode=lambda x: 0 * x, decode=lambda z: z - 1)  # black
+    monkeypatch.setattr(train_metrics, "load_autoencoder", lambda *args: coder)
+    asked, motion = [], torch.from_numpy(few.motion)
+    make = lambda *args: asked.append(args) or (None, np.zeros((1, 11), np.float32))
+    monkeypatch.setattr(train_metrics, "reader_faces", make)
+    batch = lambda faces, motion, *how: (torch.zeros(4, 7), torch.arange(7.0).repeat(4, 1))
+    monkeypatch.setattr(train_metrics, "batch_reader", batch)
+    fits = watch_fit(monkeypatch)
+
+    class Says(torch.nn.Module):
+        mean, std = torch.zeros(7), torch.ones(7)
+        standard = staticmethod(lambda x: x)
+
+        def forward(self, x):
+            level = ((x.mean((1, 2, 3)) + 1) * 127.5).round().long()
+            read = motion[level, :7].clone()
+            read[:, 0] += 2
+            read[:, 1] *= 2
+            return torch.where(level[:, None] == 0, 0.0, read) if (level == 0).all() else read
+
+    net = Says()
+    net.weight = torch.nn.Parameter(torch.zeros(1))
+    train_metrics.train_reader(net, run)
+    people, lips, *_ = asked[0]
+    assert people == 7 and np.array_equal(lips, many.motion[:, :3])
+    ((name, parameters, steps, loss),) = fits
+    assert steps == 5 and same(parameters, [net.weight])
+    assert float(loss) == pytest.approx(np.mean(np.arange(7) ** 2))
+    plain, decoded = rows
+    true = few.motion[:, :7].astype(float)
+    square, variance = (true**2).mean(0), true.var(0)
+    wanted = np.ones(7)
+    wanted[0], wanted[1] = 1 - 4 / variance[0], 1 - square[1] / variance[1]
+    found = [plain[f"r2_{name}"] for name in metrics.READ]
+    assert found == pytest.approx(wanted.tolist(), rel=1e-3)
+    found = [decoded[f"r2_decoded_{name}"] for name in metrics.READ]
+    assert found == pytest.approx((1 - square / variance).tolist(), rel=1e-3)
+
+
+class Look(torch.nn.Module):
+    """In the trunk's place: the level and the contrast of a frame."""
+
+    def forward(self, x):
+        seen = torch.stack([x.mean((1, 2, 3)), x[:, :, 8:56, 8:56].std((1, 2, 3))], 1)
+        return seen.repeat(1, 32) * torch.arange(1.0, 65) + 3
+
+
+def test_clips_are_of_standardised_features_clean_and_harmed_and_train_their_own_layers(
+    monkeypatch,
+):
+    """Of frames that are checkered more and more; an eighth of a level is all that noise adds."""
+    level, checks = np.arange(60)[:, None, None, None], np.indices((64, 64)).sum(0) // 4 % 2
+    frames = 60 + level + (40 + level) * checks[..., None] * np.ones(3, int)
+    rng = np.random.default_rng(0)
+    motion = rng.normal(2, 3, (60, 11)).astype(np.float32)
+    starts = np.array([0, 35, 60])
+    data = tiny_data.Videos(frames.astype(np.uint8), None, starts, None, motion, [])
+    held_out = numbered(20, 2)
+    mean, std = torch.arange(11.0), torch.arange(1.0, 12.0)
+    run, rows = a_run(data, mean, std, held_out, steps_features=6, batch=10)
+    seen, net = {}, metrics.Features()
+    net.trunk = Look()
+    own = [
+        p
+        for part in (net.over_time, net.clip_out, net.speed, net.disorder)
+        for p in part.parameters()
+    ]
+
+    def batch(*args):
+        seen["batch"] = args
+        return torch.zeros(10, metrics.CLIP, 75), torch.arange(10)
+
+    def loss(net, clips, kind, has_motion):
+        seen["loss"] = clips, kind, bool(has_motion)
+
+    monkeypatch.setattr(train_metrics, "clip_batch", batch)
+    monkeypatch.setattr(train_metrics, "clip_loss", loss)
+    monkeypatch.setattr(train_metrics, "batch_features", lambda *args: (None, [0], None))
+    monkeypatch.setattr(train_metrics, "frame_loss", lambda *args: None)
+    judged = lambda *args: seen.update(judged=args) or dict(found=1)
+    monkeypatch.setattr(train_metrics, "judge_features", judged)
+    fits = watch_fit(monkeypatch)
+    train_metrics.train_features(net, run)
+    assert [(name, steps) for name, _, steps, _ in fits] == [("frames", 6), ("clips", 6)]
+    assert same(fits[0][1], net.parameters()) and same(fits[1][1], own)
+    clean, harmed, found_starts, size, _ = seen["batch"]
+    assert found_starts is starts and size == 10
+    raw = Look()(to_pixels(data.frames))
+    assert_close(clean[:, :64], (raw - raw.mean(0)) / raw.std(0), rtol=1e-3, atol=1e-3)
+    for part in clean, harmed:
+        assert_close(part[:, 64:], (torch.from_numpy(motion) - mean) / std)
+    level, contrast = ((harmed[:, :64] * raw.std(0) + raw.mean(0)) - 3).T[:2] / torch.tensor(
+        [[1.0], [2.0]]
+    )
+    assert (level - (raw[:, 0] - 3)).abs().max() < 0.02
+    left = contrast / ((raw[:, 1] - 3) / 2)  # by blur, of these checks a quarter and more
+    assert left.max() > 0.9 and left.min() < 0.7 and left.max() < 1.1 and left.std() > 0.05
+    clips, kind, has_motion = seen["loss"]
+    assert kind.tolist() == list(range(10)) and has_motion
+    _, judged_on, truth, _ = seen["judged"]
+    assert judged_on is held_out and rows == [dict(found=1)]
+    assert_close(truth, (torch.from_numpy(held_out.motion) - mean) / std)
+
+
+def test_the_sync_judge_trains_on_every_video_with_its_own_sound(monkeypatch):
+    seen = []
+    videos, held_out = numbered(20, 3), numbered(20, 2)
+    run, rows = a_run(videos, held_out=held_out, steps_sync=9)
+    batch = lambda data, windows, *how: seen.append((data, windows)) or (None, None)
+    monkeypatch.setattr(train_metrics, "sync_batch", batch)
+    monkeypatch.setattr(train_metrics, "sync_loss", lambda v, a: None)
+    monkeypatch.setattr(train_metrics, "judge_sync", lambda net, data, device: dict(on=data))
+    fits = watch_fit(monkeypatch)
+    net = metrics.Sync()
+    net.forward = lambda *batch: batch
+    train_metrics.train_sync(net, run)
+    ((_, parameters, steps, _),) = fits
+    assert steps == 9 and same(parameters, net.parameters())
+    data, windows = seen[0]
+    assert data is videos and len(windows) == 3 and rows == [dict(on=held_out)]
+    for k, heard in enumerate(windows):
+        assert np.array_equal(heard, videos.windows(k)) and len(heard) == 20
+
+
+def test_what_three_trainings_share_is_of_the_training_split_and_of_the_seed(monkeypatch, tmp_path):
+    seen, learns, looked_at = {}, numbered(40, 2), numbered(40, 1)
+    motion = np.random.default_rng(0).normal(2, 3, (80, 11)) * np.arange(1, 12)
+    learns = learns._replace(motion=motion.astype(np.float32))
+    splits = dict(train=learns, val=looked_at)
+    monkeypatch.setattr(tiny_data, "load", lambda data, split, *how: splits[split])
+    monkeypatch.setattr(tiny_data, "fingerprint", lambda *args: "")
+
+    def note(name):
+        def training(net, run):
+            seen[name] = net, run
+            torch.nn.init.constant_(next(net.parameters()), len(name))
+
+        return training
+
+    names = "reader", "features", "sync"
+    monkeypatch.setattr(train_metrics, "TRAININGS", {name: note(name) for name in names})
+    places = dict(out=str(tmp_path), weights=str(tmp_path / "m.pt"), device="cpu")
+    train_metrics.train(train_metrics.Config(**{**train_metrics.SMOKE, **places, "seed": 5}))
+    assert torch.initial_seed() == 5
+    for name in names:
+        net, run = seen[name]
+        assert isinstance(net, metrics.NETWORKS[name]) and run.data is learns
+        assert run.held_out is looked_at and run.generator.initial_seed() == 5
+        assert_close(run.mean.numpy(), motion.mean(0), rtol=1e-4, atol=1e-4, check_dtype=False)
+        spread = motion.std(0, ddof=1)
+        assert_close(run.std.numpy(), spread, rtol=1e-4, atol=1e-4, check_dtype=False)
+    for name, net in metrics.load_metrics(tmp_path / "m.pt").items():
+        assert (next(net.parameters()) == len(name)).all()
 
 
 def test_features_learn_their_own_frames_motion_and_are_standardised_afterwards(monkeypatch):
@@ -260,11 +457,39 @@ def test_a_face_is_known_again_by_the_last_frame_of_its_video(monkeypatch):
     assert found["same_person"] == 0 and found["r2_motion"] == pytest.approx(0.75)
 
 
+def test_features_know_motion_by_what_their_heads_were_trained_on(monkeypatch):
+    """By SiLU of the features before they are standardised; of one parameter they know nothing."""
+    f = torch.randn(200, 64, generator=generator())
+    truth = F.silu(2 * f + 1)[:, :11]
+    monkeypatch.setattr(train_metrics, "over", lambda *args: f)
+    guess = lambda h: torch.cat([truth[:, :1].mean(0).expand(200, 1), h[:, 1:11]], 1)
+    net = SimpleNamespace(
+        frames=None, identity=lambda f: f, motion=guess, frame_std=2, frame_mean=1
+    )
+    videos = SimpleNamespace(frames=None, starts=np.array([0, 100, 200]))
+    found = train_metrics.judge_features(net, videos, truth, CPU)
+    assert found["r2_motion"] == pytest.approx(10 / 11)
+
+
 def test_sync_is_judged_on_own_sound_on_anothers_and_on_sound_that_is_three_frames_late():
-    said = torch.randn(3, 30, 16, generator=generator())
-    found = train_metrics.judge_sync(lambda x, w: (said, said), numbered(30, 3), CPU)
+    said, seen = torch.randn(3, 30, 16, generator=generator()), []
+    videos = numbered(30, 3)._replace(starts=np.array([0, 32, 60, 90]))
+    judged = lambda x, w: seen.append((x, w)) or (said, said)
+    found = train_metrics.judge_sync(judged, videos, CPU)
     assert found["in_sync"] == found["late_3"] == 1 and found["sync_d"] == 0
     assert found["wrong_d"] > 3 and found["wrong_c"] < 0.5 * found["sync_c"]
+    ((x, w),) = seen  # of all as much as the shortest has: 28 frames
+    numbers = torch.tensor([[0], [32], [60]]) + torch.arange(28.0)
+    assert_close((x[:, :, 0, 0, 0] + 1) * 127.5, numbers, rtol=0, atol=1e-3)
+    assert_close(w, torch.from_numpy(np.stack([videos.windows(i)[:28] for i in range(3)])))
+
+
+def test_in_sync_is_exactly_in_sync():
+    """Four videos, of which the sound of one comes a frame late and that of one a frame early."""
+    said = torch.randn(4, 40, 16, generator=generator())
+    heard = torch.stack([x.roll(k, 0) for x, k in zip(said, (0, 1, -1, 0))])
+    found = train_metrics.judge_sync(lambda x, w: (said, heard), numbered(40, 4), CPU)
+    assert found["in_sync"] == found["late_3"] == 0.5
 
 
 def test_judges_learn_on_one_split_and_are_judged_on_another(monkeypatch):
