@@ -224,7 +224,8 @@ def test_a_frozen_clip_moves_up_to_a_frame_and_stays_there():
         stop = int(made[-1])
         stops.add(stop)
         assert made.tolist() == [min(k, stop) for k in range(metrics.CLIP)]
-    assert min(stops) == 0 and max(stops) == 11 and len(stops) > 8  # four steps stand still at least
+    # the last four steps stand still at least
+    assert min(stops) == 0 and max(stops) == 11 and len(stops) > 8
 
 
 def test_lips_and_sound_are_pieces_of_all_videos_as_long_as_asked_for(monkeypatch):
