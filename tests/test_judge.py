@@ -16,6 +16,7 @@ from evaluation import metrics, models
 from evaluation import table as evaluate
 from evaluation import truth as true_videos
 from evaluation.judge import Judge
+from evaluation.measures import frechet_of_samples
 from latents import Cond
 from tiny_data.phones import CLOSED, PHONES
 
@@ -48,6 +49,7 @@ def judge():
     rng = np.random.default_rng(0)
     frames = rng.integers(80, 120, (VIDEOS, FRAMES, 64, 64, 3)).astype(np.uint8)
     frames[:, :, 0, :7, 0] = rng.integers(100, 150, (VIDEOS, FRAMES, 7))
+    frames[:, :, 0, 4, 0] = 100 + frames[:, :, 0, 4, 0] // 5  # heads move least up and down
     frames[:, :, 0, 6, 0] = np.where(np.arange(FRAMES) // 4 == 2, 240, 128)  # a blink
     motion = np.concatenate([frames[:, :, 0, :7, 0] / 127.5 - 1, np.zeros((VIDEOS, FRAMES, 4))], 2)
     motion[..., 1] *= -1
@@ -91,10 +93,12 @@ def test_ratios_are_of_the_model_over_the_data_and_each_of_its_own_column(judge)
     made = judge.truth.frames.copy()
     pixels = made[:, :, 0, 3:7, 0].astype(float)
     mean = pixels.mean(1, keepdims=True)
-    made[:, :, 0, 3:7, 0] = np.round(mean + np.array([2, 1, 1, 0.5]) * (pixels - mean))
+    made[:, :, 0, 3:7, 0] = np.round(mean + np.array([2, 1, 0.5, 0.5]) * (pixels - mean))
     row, _ = judge(made)
     assert row["head_x_ratio"] == pytest.approx(2, rel=0.02)
-    assert row["head_y_ratio"] == pytest.approx(1, rel=0.02) == row["roll_ratio"]
+    assert row["head_y_ratio"] == pytest.approx(1, rel=0.02)
+    assert row["roll_ratio"] == pytest.approx(0.5, rel=0.02)
+    assert row["head_std_ratio"] == pytest.approx(3.5 / 3, rel=0.02)
     assert row["lid_std_ratio"] == pytest.approx(0.5, rel=0.02) and row["blink_rate_ratio"] == 0
     held = judge.truth.frames[:, np.arange(FRAMES) // 2 * 2]  # every other frame is shown twice
     row, _ = judge(held)
@@ -133,6 +137,144 @@ def test_faithfulness_is_of_the_face_in_every_frame(judge):
     assert judge.faithfulness(around)[1] == 0
     film[:, 1, 30:34, 30:34] = 0
     assert judge.faithfulness(film)[1] > 0
+
+
+def test_faithfulness_is_the_mean_over_people_and_frames_of_likeness_and_of_every_shift(judge):
+    """Two of three people, one of whom turns into others; colours go up, down and not at all."""
+    film = judge.truth.portraits[:2, None].repeat(3, 1)
+    film[0, 1], film[0, 2] = judge.truth.portraits[1], judge.truth.portraits[2]
+    unit = np.array([LEFT, RIGHT, DARK]) / 127.5 - 1
+    unit /= np.sqrt((unit**2).sum(1, keepdims=True))
+    likeness = [unit[0] @ unit[k] for k in (0, 1, 2)] + 3 * [1]
+    assert judge.faithfulness(film)[0] == pytest.approx(np.mean(likeness), abs=1e-3)
+    same = judge.truth.portraits[:2, None].repeat(3, 1).astype(int)
+    assert judge.faithfulness(np.abs(same - [[[[[30, 0, 0]]]]]).astype(np.uint8))[1] > 0
+    dull = judge.truth._replace(portraits=np.full((3, 64, 64, 3), 100, np.uint8))
+    judge.truth = dull
+    shown = (100 + np.array([[20, -10, 0], [0, 0, -6]]))[:, None, None, None]
+    shown = np.broadcast_to(shown, (2, 3, 64, 64, 3)).astype(np.uint8)
+    assert judge.faithfulness(shown)[1] == pytest.approx((20 + 10 + 6) / 6)
+    once = np.full((2, 3, 64, 64, 3), 100, np.uint8)
+    once[:, 0] += 3  # a third of the frames
+    assert judge.faithfulness(once)[1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("row, column", [(12, 16), (12, 47), (51, 16), (51, 47)])
+def test_a_face_reaches_from_row_12_to_51_and_from_column_16_to_47(judge, row, column):
+    film = judge.truth.portraits[:, None].repeat(2, 1)
+    film[:, :, row, column] += 50
+    assert judge.faithfulness(film)[1] > 0
+
+
+def test_change_is_the_mean_of_all_steps_and_moving_the_share_of_those_that_can_be_seen(judge):
+    film = np.full((3, 3, 64, 64, 3), 100, np.uint8)
+    film[0, 1, :32] -= 3  # half of the picture goes down and comes back: too little to be seen
+    film[1, 1, :16, :, 0] += 40  # a quarter, in one channel
+    film[2, 1, :8] += 4
+    seen, _ = judge.look(film)
+    assert seen["change"] == pytest.approx(np.mean([3 / 2, 40 / 12, 4 / 8]))
+    assert seen["moving"] == pytest.approx(np.mean([0, 1 / 12, 1 / 8]))
+    faint = judge.truth.frames // 4 + 75
+    row, _ = judge(faint)
+    steps = [np.abs(np.diff(f.astype(int), axis=1)) for f in (faint, judge.truth.frames)]
+    assert row["frame_change_ratio"] == pytest.approx(steps[0].mean() / steps[1].mean())
+    wanted = (steps[0] > 3).mean() / (steps[1] > 3).mean()
+    assert row["moving_share_ratio"] == pytest.approx(wanted)
+
+
+def test_what_is_seen_of_frames_and_clips_is_in_their_order(judge):
+    seen, _ = judge.look(judge.truth.frames)
+    left = judge.truth.frames[..., :32, :].mean((2, 3, 4)) / 127.5 - 1
+    np.testing.assert_allclose(seen["features"][:, 0], left.ravel(), atol=1e-5)
+    halves = np.stack([left, judge.truth.frames[..., 32:, :].mean((2, 3, 4)) / 127.5 - 1], 2)
+    clips = np.stack([halves.mean((1, 2)), np.abs(np.diff(halves, axis=1)).mean((1, 2))], 1)
+    np.testing.assert_allclose(seen["clips"], clips, atol=1e-5)
+
+
+def test_frames_in_another_order_are_the_same_pictures_and_other_clips(judge):
+    order = np.argsort(judge.truth.frames[0, :, :, :32].mean((1, 2, 3)))
+    row, _ = judge(judge.truth.frames[:, order])
+    assert row["fid"] == pytest.approx(0, abs=1e-9) and row["fvd"] > 1e-8
+    made = judge.truth.frames // 2
+    (row, _), (seen, _) = judge(made), judge.look(made)
+    for name, key in ("fid", "features"), ("fvd", "clips"):
+        assert row[name] == pytest.approx(frechet_of_samples(seen[key], judge.own[key]))
+    assert row["fid"] > 1.1 * row["fvd"] > 0
+
+
+def test_colour_is_of_all_pixels_and_shifts_of_one_video_do_not_undo_anothers(judge):
+    made = judge.truth.frames.copy()
+    made[0] += 10
+    made[1] -= 10
+    made[2, :, :16] += 40  # a quarter of the picture
+    assert judge(made)[0]["colour_shift"] == pytest.approx(10, abs=0.01)
+
+
+def test_spread_of_heads_and_lids_is_the_mean_over_videos_of_that_within_each(judge):
+    made = judge.truth.frames.copy()
+    made[0] -= 60  # lids half as open, too
+    made[2] = made[2, :1]
+    row, _ = judge(made)
+    spread = judge.truth.motion[..., 3:7].std(1)
+    names = "head_x_ratio", "head_y_ratio", "roll_ratio", "lid_std_ratio"
+    wanted = spread[:2].sum(0) / spread.sum(0)
+    assert [row[name] for name in names] == pytest.approx(wanted.tolist(), rel=1e-3)
+    assert row["blink_rate_ratio"] == pytest.approx(1 / 3)  # nor is the first one's above 0.6
+
+
+def test_lips_are_compared_with_the_truth_over_all_videos_at_once(judge):
+    made = judge.truth.frames.copy()
+    made[:, :, 0, :3, 0] += (40 * np.arange(VIDEOS, dtype=np.uint8))[:, None, None]
+    row, read = judge(made)
+    for i, name in enumerate(("jaw_corr", "width_corr", "round_corr")):
+        wanted = np.corrcoef(read[..., i].ravel(), judge.truth.motion[..., i].ravel())[0, 1]
+        assert 0.2 < abs(wanted) < 0.9 and row[name] == pytest.approx(wanted, abs=1e-6)
+    late = judge.truth._replace(motion=np.roll(judge.truth.motion, 2, axis=1))
+    judge.truth = late
+    assert judge(late.frames)[0]["lag"] == -2
+
+
+def test_closed_and_open_lips_are_counted_where_they_should_be(judge):
+    """Every other frame is marked closed, and is; a quarter of the others are open."""
+    made = judge.truth.frames.copy()
+    made[:, :, 0, 0, 0] = np.array([128, 128, 128, 150, 128, 191, 128, 150])[np.arange(FRAMES) % 8]
+    assert judge.truth.closed[0].tolist() == [k % 2 == 0 for k in range(FRAMES)]
+    row, _ = judge(made)
+    wide = [k for k in range(1, FRAMES, 2) if k % 8 == 5]
+    assert row["closed_rate"] == 1 and row["open_rate"] == pytest.approx(len(wide) / 10)
+
+
+def test_sync_is_the_mean_over_videos_its_offset_the_median_and_positive_where_sound_is_late(
+    judge, monkeypatch
+):
+    said = torch.randn(1, FRAMES - 4, 8, generator=torch.Generator().manual_seed(0))
+    judge.nets["sync"] = lambda frames, windows: (said, said.roll(2, 1))
+    assert judge(judge.truth.frames)[0]["sync_offset"] == 2
+    found = np.array([1, 2, 6.0]), np.array([4, 5, 9.0]), np.array([-3, -2, 9])
+    monkeypatch.setattr(Judge, "sync", lambda *how: found)
+    row, _ = judge(judge.truth.frames)
+    assert (row["sync_c"], row["sync_d"], row["sync_offset"]) == (3, 6, -2)
+
+
+def test_where_nobody_blinks_there_is_no_ratio_of_blinks(judge):
+    judge.own["blink_rate"] = 0.0
+    assert np.isnan(judge(judge.truth.frames)[0]["blink_rate_ratio"])
+
+
+def test_references_are_the_truths_own_numbers_and_other_peoples_distances(judge):
+    frames, motion = judge.truth.frames, judge.truth.motion
+    found = judge.references(255 - frames[:2] // 2)
+    change = np.abs(np.diff(frames.astype(int), axis=1)).mean()
+    assert found["change_true"] == pytest.approx(change)
+    names = "jaw_corr_true", "width_corr_true", "round_corr_true"
+    assert [found[name] for name in names] == pytest.approx([1, -1, 1])
+    assert found["blink_rate_true"] == pytest.approx(1 / (FRAMES / 25))
+    assert found["head_std_true"] == pytest.approx(motion[..., 3:6].std(1).mean(0).tolist())
+    seen, _ = judge.look(255 - frames[:2] // 2)
+    for name, key in ("fid_other_people", "features"), ("fvd_other_people", "clips"):
+        wanted = frechet_of_samples(seen[key], judge.own[key])
+        assert wanted > 0.1 and found[name] == pytest.approx(wanted)
+    assert found["fid_other_people"] != pytest.approx(found["fvd_other_people"], rel=0.01)
 
 
 # ---- what is compared with

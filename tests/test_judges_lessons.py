@@ -105,6 +105,8 @@ def test_the_readers_faces_are_a_little_noisy_half_of_them_blurred_and_all_their
     assert_close(level, m[:, 0], rtol=0, atol=0.2)
     assert len(level.round().unique()) > 70
     assert noise.min() < 0.003 and 0.017 < noise.max() < 0.021 and 0.008 < noise.mean() < 0.012
+    _, few = metrics_losses.batch_reader(checkered(number), motion, 20, generator(), CPU)
+    assert few.abs().max() > 120  # of all frames, though there are more than a batch takes
     sharp, mirrored = left > 0.998, m[:, 3] < 0
     assert 0.4 < sharp.float().mean() < 0.6 and 0.68 < left.min() < 0.75
     assert 0.4 < sharp[mirrored].float().mean() < 0.6 and 0.4 < mirrored.float().mean() < 0.6
@@ -404,14 +406,14 @@ def test_fit_forgets_former_gradients_warms_up_and_ends_near_zero():
 @pytest.mark.parametrize("bf16", [False, True])
 def test_fit_logs_the_mean_loss_since_the_last_line_and_computes_in_the_precision_asked_for(bf16):
     run, rows = a_run(None, log_every=3, bf16=bf16)
-    w, losses, low = torch.nn.Parameter(torch.zeros(1)), iter([1, 2, 6, 4, 4, 1, 9]), []
+    w, losses, low = torch.nn.Parameter(torch.zeros(1)), iter([1, 2, 6, 4, 4, 10, 9]), []
 
     def loss_of():
         low.append((torch.ones(1, 1) @ torch.ones(1, 1)).dtype == torch.bfloat16)
         return 0 * w.sum() + next(losses)
 
     train_metrics.fit(run, "loss", [w], 7, loss_of)
-    assert [row["loss"] for row in rows] == [3, 3] and low == 7 * [bf16]
+    assert [row["loss"] for row in rows] == [3, 6] and low == 7 * [bf16]
 
 
 def test_motion_is_standardised_by_the_training_splits_mean_and_spread():
@@ -444,20 +446,23 @@ def test_the_reader_learns_its_people_and_is_judged_on_held_out_ones_seen_plain_
     monkeypatch,
 ):
     """It says 2 too much of the first parameter and twice the second, and of decoded faces 0."""
-    many, few = numbered(20, 2), numbered(20, 1)
+    rng, many, few = np.random.default_rng(1), numbered(20, 2), numbered(20, 1)
+    many = many._replace(frames=many.frames[::-1], motion=rng.normal(size=(40, 11)))
     few = few._replace(motion=np.random.default_rng(0).normal(1, 3, (20, 11)).astype(np.float32))
-    run, rows = a_run(many, torch.zeros(11), torch.ones(11), few, people=7, steps_reader=5)
+    mean, std = torch.arange(11.0), torch.arange(1.0, 12.0)
+    run, rows = a_run(many, mean, std, few, people=7, steps_reader=5)
     coder = SimpleNamespace(encode=lambda x: 0 * x, decode=lambda z: z - 1)  # black
     monkeypatch.setattr(train_metrics, "load_autoencoder", lambda *args: coder)
     asked, motion = [], torch.from_numpy(few.motion)
-    make = lambda *args: asked.append(args) or (None, np.zeros((1, 11), np.float32))
+    moves = np.array([[3, 4, 2, 9, 8, 11, 0, 0, 0, 0, 0]], np.float32)
+    make = lambda *args: asked.append(args) or (None, moves)
     monkeypatch.setattr(train_metrics, "reader_faces", make)
-    batch = lambda faces, motion, *how: (torch.zeros(4, 7), torch.arange(7.0).repeat(4, 1))
+    batch = lambda faces, motion, *how: (torch.zeros(4, 7), motion.repeat(4, 1))
     monkeypatch.setattr(train_metrics, "batch_reader", batch)
     fits = watch_fit(monkeypatch)
 
     class Says(torch.nn.Module):
-        mean, std = torch.zeros(7), torch.ones(7)
+        mean, std = torch.zeros(7), torch.zeros(7)
         standard = staticmethod(lambda x: x)
 
         def forward(self, x):
@@ -474,7 +479,8 @@ def test_the_reader_learns_its_people_and_is_judged_on_held_out_ones_seen_plain_
     assert people == 7 and np.array_equal(lips, many.motion[:, :3])
     ((name, parameters, steps, loss),) = fits
     assert steps == 5 and same(parameters, [net.weight])
-    assert float(loss) == pytest.approx(np.mean(np.arange(7) ** 2))
+    standard = [3, (4 - 1) / 2, 0, 9 / 4, (8 - 4) / 5, 11 / 6, -6 / 7]  # x and roll about 0
+    assert float(loss) == pytest.approx(np.mean(np.square(standard)))
     plain, decoded = rows
     true = few.motion[:, :7].astype(float)
     square, variance = (true**2).mean(0), true.var(0)
