@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from helpers import spy
 from torch.testing import assert_close
 
+import student
 import teacher
 import tiny_data
 from evaluation import metrics, models
@@ -18,7 +19,8 @@ from evaluation import truth as true_videos
 from evaluation.judge import Judge
 from evaluation.measures import frechet_of_samples
 from latents import Cond
-from tiny_data.phones import CLOSED, PHONES
+from portrait import toy_portrait
+from tiny_data.phones import PHONES
 
 CPU = torch.device("cpu")
 VIDEOS, FRAMES = 3, 21
@@ -147,10 +149,7 @@ def test_faithfulness_is_the_mean_over_people_and_frames_of_likeness_and_of_ever
     unit /= np.sqrt((unit**2).sum(1, keepdims=True))
     likeness = [unit[0] @ unit[k] for k in (0, 1, 2)] + 3 * [1]
     assert judge.faithfulness(film)[0] == pytest.approx(np.mean(likeness), abs=1e-3)
-    same = judge.truth.portraits[:2, None].repeat(3, 1).astype(int)
-    assert judge.faithfulness(np.abs(same - [[[[[30, 0, 0]]]]]).astype(np.uint8))[1] > 0
-    dull = judge.truth._replace(portraits=np.full((3, 64, 64, 3), 100, np.uint8))
-    judge.truth = dull
+    judge.truth = judge.truth._replace(portraits=np.full((3, 64, 64, 3), 100, np.uint8))
     shown = (100 + np.array([[20, -10, 0], [0, 0, -6]]))[:, None, None, None]
     shown = np.broadcast_to(shown, (2, 3, 64, 64, 3)).astype(np.uint8)
     assert judge.faithfulness(shown)[1] == pytest.approx((20 + 10 + 6) / 6)
@@ -306,23 +305,76 @@ def test_marked_frames_lie_within_their_phones_and_show_them():
     videos = tiny_data.Videos(frames, mel, np.arange(3) * 40, wave, motion, list(phones))
     held = true_videos.truth_of(videos, 0, 2, 40, CPU)
     assert held.closed.any() and held.opened.any()
-    for marks, known, shown in (
-        (held.closed, lambda p: p in CLOSED, held.motion[..., 0] < 0.05),
-        (held.opened, lambda p: PHONES[p].jaw >= 0.7, held.motion[..., 0] > 0.5),
-    ):
-        assert shown[marks].all()
-        for video, frame in np.argwhere(marks):
-            middle = (frame + 0.5) / 25
-            (phone,) = [p for p, start, end in phones[video] if start <= middle < end]
-            assert known(phone)
-    assert true_videos.truth_of(videos, 1, 1, 40, CPU).seeds == [seeds[1]]
+    said = np.full((2, 40), "_")
+    for video, frame in np.ndindex(2, 40):
+        for phone, start, end in phones[video]:
+            if start <= (frame + 0.5) / 25 < end:
+                said[video, frame] = phone
+    wide = [p for p in PHONES if PHONES[p].jaw >= 0.7]
+    jaw = held.motion[..., 0]
+    np.testing.assert_array_equal(held.closed, np.isin(said, [*"mbp"]) & (jaw < 0.05))
+    np.testing.assert_array_equal(held.opened, np.isin(said, wide) & (jaw > 0.5))
+    second = true_videos.truth_of(videos, 1, 1, 30, CPU)  # of the first 30 frames
+    assert second.seeds == [seeds[1]]
+    for name in "frames", "motion", "closed", "opened":
+        np.testing.assert_array_equal(getattr(second, name), getattr(held, name)[1:, :30])
+    wanted = [toy_portrait(seed) for seed in seeds]
+    np.testing.assert_array_equal(held.portraits, wanted)
     still = dict((name, make) for name, _, make in true_videos.floors(held, None, CPU))["still"](0)
     np.testing.assert_array_equal(still, held.portraits[:, None].repeat(40, 1))
 
 
 def test_the_phone_of_a_frame_is_the_one_at_its_middle():
-    phones = [("m", 0, 0.05), ("a", 0.05, 0.1)]
+    phones = [("m", 0.02, 0.03), ("a", 0.03, 0.1)]
     assert [true_videos.symbol_at(phones, k) for k in range(3)] == ["m", "a", "_"]
+
+
+def test_truth_is_of_the_split_that_is_named():
+    frames, mel, wave, motion, phones = tiny_data.make_video(tiny_data.FIRST_SEED["val"], 20)
+    videos = tiny_data.Videos(frames, mel, np.array([0, 20]), wave, motion, [phones])
+    held = true_videos.truth_of(videos, 0, 1, 20, CPU, "val")
+    assert held.seeds == [tiny_data.FIRST_SEED["val"]]
+    with pytest.raises(ValueError, match="build it again"):  # nobody of the test split
+        true_videos.truth_of(videos, 0, 1, 20, CPU)
+
+
+def test_floors_are_what_their_names_say(judge, monkeypatch):
+    """A coder that makes everything half as bright."""
+    coder = SimpleNamespace(encode=lambda x: x + 3, decode=lambda z: (z - 2) / 2 - 1)
+    asked, frames = [], judge.truth.frames
+    again = lambda truth, seed: asked.append(seed) or "redrawn"
+    monkeypatch.setattr(true_videos, "redrawn", again)
+    rows = {name: make for name, _, make in true_videos.floors(judge.truth, coder, CPU)}
+    assert rows.keys() == {"real", "autoencoder", "blurred", "frozen", "shuffled", "still"}
+    assert rows["real"](0) is frames  # nobody can make your own clips again
+    toy = judge.truth._replace(seeds=[1, 2, 3])
+    real = {name: make for name, _, make in true_videos.floors(toy, coder, CPU)}["real"]
+    assert (real(4), asked) == ("redrawn", [4])
+    half = np.abs(rows["autoencoder"](0) - frames / 2)
+    assert half.max() <= 0.5 + 1e-3
+    soft = rows["blurred"](0)[:, :, 10, 10].astype(int)  # half the way to the box around it
+    box = frames[:, :, 8:13, 8:13].mean((2, 3))
+    assert np.abs(soft - (frames[:, :, 10, 10] + box) / 2).max() <= 0.5 + 1e-3
+    np.testing.assert_array_equal(rows["frozen"](0), frames[:, :1].repeat(FRAMES, 1))
+    shuffled = rows["shuffled"](1)
+    order = [int(np.where((frames[0] == f).all((1, 2, 3)))[0][0]) for f in shuffled[0]]
+    np.testing.assert_array_equal(shuffled, frames[:, order])
+
+
+def test_ten_seconds_are_own_sentences_then_the_neighbours_of_the_first_people():
+    """Numbers of video and frame; 16 more windows than frames, which are no speech."""
+    number = 100 * np.arange(3)[:, None] + np.arange(48)
+    windows = torch.from_numpy(number.astype(np.float32))[..., None, None]
+    windows[:, 32:] = -1
+    motion, frames = number[:, :32, None].repeat(11, 2), np.zeros((3, 32, 2, 2, 3), np.uint8)
+    held = true_videos.Truth(frames, windows, frames[:, 0], motion, None, None, [7, 8, 9])
+    longer = true_videos.ten_seconds(held, 2)
+    said = np.stack([np.concatenate([number[(i + k) % 3, :32] for k in range(9)]) for i in (0, 1)])
+    np.testing.assert_array_equal(longer.windows[..., 0, 0], said[:, : 250 + 16])
+    np.testing.assert_array_equal(longer.motion[..., 3], said[:, :250])
+    assert longer.frames.shape[:2] == (2, 250) and longer.seeds == [7, 8]
+    own = true_videos.ten_seconds(held._replace(motion=None, seeds=None), 2)
+    assert own.motion is None and own.seeds is None
 
 
 def test_every_seed_shuffles_the_frames_another_way():
@@ -337,6 +389,14 @@ def test_the_redrawn_truth_is_of_the_same_people(monkeypatch):
     monkeypatch.setattr(true_videos.faces, "render", lambda who, motion: np.full(4, who))
     held = SimpleNamespace(seeds=[7, 9], motion=np.zeros((2, 4, 11)))
     assert true_videos.redrawn(held, 3).tolist() == [[7] * 4, [9] * 4]
+
+
+def test_redrawn_people_say_the_same_with_the_heads_that_were_drawn(monkeypatch):
+    monkeypatch.setattr(true_videos.faces, "motion", lambda seed, lips: np.hstack([lips, -lips]))
+    monkeypatch.setattr(true_videos.faces, "render", lambda who, motion: motion)
+    motion = np.random.default_rng(0).normal(size=(2, 4, 11))
+    made = true_videos.redrawn(SimpleNamespace(seeds=[7, 9], motion=motion), 0)
+    np.testing.assert_array_equal(made, np.concatenate([motion[..., :3], -motion[..., :3]], 2))
 
 
 def test_redrawn_heads_are_new_at_every_seed_from_0_on(monkeypatch):
@@ -367,6 +427,7 @@ def test_every_row_makes_as_many_evaluations_as_it_says(tmp_path, monkeypatch):
     """In toy noise, where the weights do not say which; adversarial phases write kind stage2."""
     files = dict(teacher=None, stage1="stage1", stage2="stage2", direct1="stage1")
     files |= dict(progressive="stage1", consistency="stage1", consistency_adv="stage2")
+    files |= dict(keep_dmd="stage2")
     for name in files:
         (tmp_path / f"{name}.pt").touch()
     network, noise, kinds = Count(), torch.zeros(1, 2, 1, 8, 8), {}
@@ -386,6 +447,54 @@ def test_every_row_makes_as_many_evaluations_as_it_says(tmp_path, monkeypatch):
     assert [recipe for recipe, *_ in recipes] == 9 * ["toy"] + ["plain"]  # the teacher's rows
 
 
+def test_the_teachers_rows_have_the_steps_and_the_guidance_of_their_names(tmp_path, monkeypatch):
+    (tmp_path / "teacher.pt").touch()
+    monkeypatch.setattr(models, "load_to_sample", lambda *how: ("network", {"recipe": "plain"}))
+    asked, drawn = [], spy(monkeypatch, teacher, "noise_source")
+    monkeypatch.setattr(teacher, "ddim_sample", lambda model, cond, eps, *how: asked.append(how))
+    rows = models.models_in(tmp_path, CPU)
+    for _, _, sampler in rows:
+        sampler(None, lambda: torch.zeros(1))
+    full, none = (teacher.S_REF, teacher.S_AUDIO), (1, 1)
+    assert dict(zip((name for name, *_ in rows), asked)) == dict(
+        teacher=(40, *full),
+        teacher_noguide=(40, *none),
+        ddim4=(4, *none),
+        ddim4_guided=(4, *full),
+        ddim2=(2, *none),
+        ddim2_guided=(2, *full),
+        ddim1=(1, *none),
+        ddim1_guided=(1, *full),
+        wrong_audio=(40, *full),
+        plain_teacher=(40, *full),
+    )
+    assert {recipe for recipe, *_ in drawn} == {"plain"}  # as the teacher's file says
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_networks_are_sampled_in_their_own_noise_and_in_the_precision_asked_for(
+    tmp_path, monkeypatch, bf16
+):
+    for name in "teacher", "stage1", "stage2":
+        (tmp_path / f"{name}.pt").touch()
+    loaded, noise = [], torch.zeros(1, 2, 1, 8, 8)
+    load = lambda loader, path, device, *how: loaded.append(how) or (Count(), {"recipe": "plain"})
+    monkeypatch.setattr(models, "load_to_sample", load)
+    drawn = spy(monkeypatch, student, "noise_source")
+    rows = models.models_in(tmp_path, CPU, bf16)
+    assert loaded == 3 * [(bf16,)]
+    cond = Cond(noise[:, 0], torch.zeros(1, 2, 20, 64), noise, torch.zeros(1, 2))
+    for name, _, sampler in rows:
+        if name.startswith("stage"):
+            sampler(cond, lambda: noise)
+    assert len(drawn) == 4 and {recipe for recipe, *_ in drawn} == {"plain"}
+    low, ref, one = [], torch.zeros(1, 3, 8, 8), torch.ones(1, 1)
+    look = lambda cond, noise: low.append((one @ one).dtype == torch.bfloat16) or noise()
+    held = SimpleNamespace(frames=np.zeros((1, 16)), windows=torch.zeros(1, 32, 20, 64))
+    models.generate_videos(look, held, ref, SimpleNamespace(decode=lambda z: z), 0, bf16)
+    assert low == [bf16]
+
+
 def test_every_video_is_of_its_own_portrait(monkeypatch):
     monkeypatch.setattr(models, "AT_ONCE", 2)
     held = SimpleNamespace(frames=np.zeros((5, 20)), windows=torch.zeros(5, 36, 20, 64))
@@ -396,23 +505,169 @@ def test_every_video_is_of_its_own_portrait(monkeypatch):
     assert (made == 30 * np.arange(5)[:, None, None, None, None]).all()
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_every_row_hears_its_own_sentences_but_one_and_real_is_always_there(monkeypatch, bf16):
+    """One hears the neighbour's, whose frames go on as they should; it needs a neighbour."""
+    windows = torch.arange(3.0)[:, None].expand(3, 5)
+    held, heard = SimpleNamespace(frames=np.zeros((3, 5)), windows=windows), {}
+    held._replace = lambda windows: SimpleNamespace(frames=held.frames, windows=windows)
+
+    def film(sampler, truth, ref, autoencoder, seed, bf16=False):
+        heard[sampler] = (truth.windows, ref, autoencoder, seed, bf16)
+
+    found = [("one", 4, "A"), ("wrong_audio", 3, "B"), ("two", 2, "C")]
+    monkeypatch.setattr(evaluate, "generate_videos", film)
+    monkeypatch.setattr(evaluate, "models_in", lambda folder, device, low: found * (low == bf16))
+    floors = lambda truth, *how: [("real", 0, "R"), ("still", 0, "S")]
+    monkeypatch.setattr(evaluate, "floors", floors)
+    args = SimpleNamespace(checkpoints="", bf16=bf16, models="")
+    rows = evaluate.table_rows(args, held, "ref", "coder", CPU)
+    for _, _, source, sampler in rows[2:]:
+        source(9)
+        assert heard[sampler][1:] == ("ref", "coder", 9, bf16)
+        assert torch.equal(heard[sampler][0], windows[[2, 0, 1] if sampler == "B" else [0, 1, 2]])
+    assert rows[0] == ("real", 0, "R", None)
+    assert [(row[0], row[1], row[3]) for row in rows[2:]] == found
+    names = lambda held: [row[0] for row in evaluate.table_rows(args, held, "ref", "coder", CPU)]
+    alone = SimpleNamespace(frames=held.frames[:1], windows=windows[:1])
+    assert names(alone) == ["real", "still", "one", "two"]
+    args.models = "two, still"
+    assert names(held) == ["real", "still", "two"]
+
+
 def test_the_last_second_of_ten_is_compared_with_the_portrait(monkeypatch):
-    """Of models and of the redrawn truth; not of other rows."""
+    """Of models and of the redrawn truth; not of other rows. Of as many people as are asked for
+    and there are."""
     numbers, asked = np.arange(250).reshape(1, 250, 1, 1, 1), []
-    monkeypatch.setattr(evaluate, "ten_seconds", lambda truth, people: "longer")
+    monkeypatch.setattr(evaluate, "ten_seconds", lambda truth, people: f"longer of {people}")
     make = lambda kind: lambda *args: asked.append((kind, *args)) or numbers
     monkeypatch.setattr(evaluate, "generate_videos", make("model"))
     monkeypatch.setattr(evaluate, "redrawn", make("redrawn"))
     look = lambda frames: frames.ravel()[[0, -1]]
-    judge = SimpleNamespace(truth=SimpleNamespace(frames=numbers, seeds=[1]), faithfulness=look)
-    args = SimpleNamespace(long=1, seed=5, bf16=False)
-    rows = [
-        evaluate.after_ten_seconds(name, sampler, judge, torch.zeros(1), None, args)
-        for name, sampler in (("one", "S"), ("real", None), ("still", None), ("wrong_audio", "S"))
+    held = SimpleNamespace(frames=np.zeros(3), seeds=[1, 2, 3])
+    judge = SimpleNamespace(truth=held, faithfulness=look)
+    args = SimpleNamespace(long=2, seed=5, bf16="low")
+    kinds = ("one", "S"), ("real", None), ("still", None), ("wrong_audio", "S")
+    rows = lambda: [
+        evaluate.after_ten_seconds(name, sampler, judge, [7, 8, 9], "coder", args)
+        for name, sampler in kinds
     ]
     found = dict(identity_10s=225, colour_10s=249)
-    assert rows == [found, found, {}, {}]
-    assert [call[:3] for call in asked] == [("model", "S", "longer"), ("redrawn", "longer", 5)]
+    assert rows() == [found, found, {}, {}]
+    assert asked[0] == ("model", "S", "longer of 2", [7, 8], "coder", 5, "low")
+    assert asked[1] == ("redrawn", "longer of 2", 5)
+    args.long = 8
+    assert rows()[0] and asked[2] == ("model", "S", "longer of 3", [7, 8, 9], "coder", 5, "low")
+    args.long = 0
+    assert rows() == 4 * [{}]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """run(line, rows, videos=5) -> evaluate's result and what its parts were given, in a world of
+    18-frame videos and a judge who repeats what he sees."""
+
+    def run(line, rows, videos=5):
+        seen = SimpleNamespace(picked=[], others=[], loaded=[], speeds=[], late=[], judged=[])
+
+        def truth_of(videos, first, count, n_frames, device):
+            seen.picked.append((first, count, n_frames))
+            count = min(count, len(videos.starts) - 1 - first)
+            frames = np.full((count, n_frames, 1, 1, 1), first, np.uint8)
+            portraits = np.full((count, 64, 64, 3), 255, np.uint8)
+            windows = "the windows"
+            return SimpleNamespace(frames=frames, portraits=portraits, windows=windows, seeds=[])
+
+        class Repeats:
+            def __init__(self, truth, nets, device):
+                self.truth = truth
+                seen.judged.append(nets)
+
+            def __call__(self, found):
+                number, read = found
+                return dict(fid=float(number)), read
+
+            def references(self, others):
+                seen.others.append(others)
+                return dict(known=1)
+
+        def speeds(*how):
+            seen.speeds.append((*how, (torch.ones(1, 1) @ torch.ones(1, 1)).dtype))
+            return {name: dict(denoise_ms_per_frame=ms) for name, ms in dict(teacher=30.0).items()}
+
+        def load(data, split):
+            seen.loaded.append((data, split))
+            starts = np.concatenate([np.arange(videos) * 30, [videos * 30 - 12]])
+            return SimpleNamespace(starts=starts)
+
+        coder = SimpleNamespace(encode=lambda x: float(x.mean()))
+        late = lambda name, *how: seen.late.append((name, how[2])) or dict(colour_10s=8.0)
+        stubs = dict(truth_of=truth_of, Judge=Repeats, speeds=speeds, after_ten_seconds=late)
+        stubs |= dict(table_rows=lambda *how: rows, load_autoencoder=lambda *how: coder)
+        for name, stub in stubs.items():
+            monkeypatch.setattr(evaluate, name, stub)
+        monkeypatch.setattr(metrics, "load_metrics", lambda path, device: str(path))
+        monkeypatch.setattr(tiny_data, "load", load)
+        args = evaluate.arguments(["--checkpoints", "here", "--device", "cpu", *line.split()])
+        return evaluate.evaluate(args), seen
+
+    return run
+
+
+def test_a_row_is_of_all_its_seeds_and_one_without_chance_of_the_first(run):
+    """A judge who says the square of the seed. Models are timed; the teacher's is the measure."""
+    number = lambda seed: (seed**2, None)
+    names = "real", "frozen", "shuffled", "teacher", "ddim1"
+    rows = [(name, 3, number, "S" if name in ("teacher", "ddim1") else None) for name in names]
+    line = "--data there --clips 2 --frames 28 --seeds 3 --seed 4 --bf16"
+    result, seen = run(line, rows)
+    found = {row["model"]: row for row in result["rows"]}
+    mean, spread = (16 + 25 + 36) / 3, np.std([16, 25, 36], ddof=1)
+    for name in names:
+        wanted = (16, None, 1) if name == "frozen" else (mean, pytest.approx(spread), 3)
+        assert tuple(found[name][key] for key in ("fid", "fid_std", "seeds")) == wanted
+        assert found[name]["colour_10s"] == 8 and found[name]["nfe"] == 3
+    assert seen.loaded == [("there", "test")] and seen.judged == ["here/metrics.pt"]
+    ((samplers, windows, ref, _, _, rounds, low),) = seen.speeds
+    assert samplers == dict(teacher="S", ddim1="S") and windows == "the windows"
+    assert ref == pytest.approx(1) and rounds == 5 and low == torch.bfloat16
+    assert {how for _, how in seen.late} == {ref}  # white portraits'
+    assert found["teacher"]["denoise_ms_per_frame"] == 30 and found["teacher"]["speedup"] == 1
+    setting = result["setting"]
+    wanted = dict(seed=4, seeds=3, clips=2, frames=18, data="own clips", bf16=True, known=1)
+    assert wanted.items() <= setting.items()
+
+
+@pytest.mark.parametrize("videos, others", [(3, False), (4, True), (9, True)])
+def test_other_people_are_as_many_that_follow_if_there_are_two(run, videos, others):
+    result, seen = run("--clips 2", [], videos)
+    assert seen.picked == [(0, 2, 18), (2, 2, 18)][: 1 + others]
+    assert (seen.others[0] == 2).all() if others else seen.others == [None]
+    assert run("--clips 8", [], 3)[0]["setting"]["clips"] == 3
+
+
+def test_other_measuring_networks_and_a_quick_look(run):
+    rows = [("one", 1, lambda seed: (seed, None), "S")]
+    result, seen = run("--quick --metrics mine.pt", rows)
+    assert seen.judged == ["mine.pt"] and seen.picked[0] == (0, 4, 16)
+    assert seen.speeds[0][-2:] == (1, torch.float32) and result["rows"][0]["seeds"] == 1
+    assert evaluate.arguments(["--quick"]).long == 0
+
+
+def test_diversity_of_a_row_is_the_mean_of_three_ratios_over_the_truths(run):
+    """Which differ: x, y and roll are as diverse, twice and half as diverse; heads of the truth
+    differ most in x. Each frame's heads differ, though the videos' means do not."""
+    sign = np.where(np.arange(20) % 2, 1.0, -1.0)[:, None]
+
+    def reads(size):
+        return lambda seed: (1, np.zeros((2, 20, 7)) + seed * sign * np.array(size, float))
+
+    made = (0, 9, 0, 10, 2, 1, 0), (0, 0, 0, 10, 4, 0.5, 0), (0, 0, 0, 30, 6, 3, 0)
+    names = "real", "other", "thrice"
+    rows = [(name, 1, reads(size), None) for name, size in zip(names, made)]
+    result, _ = run("--clips 2 --seeds 2", rows)
+    wanted = [1, 3.5 / 3, 3]
+    assert [row["diversity"] for row in result["rows"]] == pytest.approx(wanted)
 
 
 def test_diversity_is_over_that_of_the_truth_and_other_people_are_others(monkeypatch):
