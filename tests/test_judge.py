@@ -149,11 +149,12 @@ def test_faithfulness_is_the_mean_over_people_and_frames_of_likeness_and_of_ever
     unit /= np.sqrt((unit**2).sum(1, keepdims=True))
     likeness = [unit[0] @ unit[k] for k in (0, 1, 2)] + 3 * [1]
     assert judge.faithfulness(film)[0] == pytest.approx(np.mean(likeness), abs=1e-3)
-    judge.truth = judge.truth._replace(portraits=np.full((3, 64, 64, 3), 100, np.uint8))
-    shown = (100 + np.array([[20, -10, 0], [0, 0, -6]]))[:, None, None, None]
-    shown = np.broadcast_to(shown, (2, 3, 64, 64, 3)).astype(np.uint8)
-    assert judge.faithfulness(shown)[1] == pytest.approx((20 + 10 + 6) / 6)
-    once = np.full((2, 3, 64, 64, 3), 100, np.uint8)
+    flat = np.zeros((3, 64, 64, 3), np.uint8) + np.uint8([100, 120, 150])[:, None, None, None]
+    judge.truth = judge.truth._replace(portraits=flat)
+    same = flat[:2, None].repeat(3, 1)
+    shift = np.array([[20, -10, 0], [0, 0, -6]])[:, None, None, None]
+    assert judge.faithfulness((same + shift).astype(np.uint8))[1] == pytest.approx(36 / 6)
+    once = same.copy()
     once[:, 0] += 3  # a third of the frames
     assert judge.faithfulness(once)[1] == pytest.approx(1)
 
