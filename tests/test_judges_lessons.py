@@ -121,6 +121,14 @@ def test_the_readers_faces_are_tinted_a_little():
     assert (colour - colour.mean(1, keepdim=True)).std() > 0.03
 
 
+def test_lips_are_tinted_a_little():
+    data = numbered(30, 12)._replace(frames=np.full((360, 8, 8, 3), 191, np.uint8))
+    windows = [np.zeros((30, 20, 64), np.float32)] * 12
+    x, _ = metrics_losses.sync_batch(data, windows, generator(), CPU)
+    colour = x.mean((3, 4)).flatten(0, 1)
+    assert 0.03 < colour.std(0).min() < colour.std(0).max() < 0.09
+
+
 def test_the_amounts_of_blur_noise_and_ghost_are_those_of_the_frame():
     """Three people of unequally many frames, levels 30 to 169; a ghost is of another frame of the
     same person, half of it at most."""
@@ -337,6 +345,9 @@ def test_features_are_standardised_and_who_it_is_does_not_depend_on_how():
     net.frame_mean.copy_(torch.randn(64)), net.frame_std.copy_(torch.rand(64) + 0.5)
     assert_close(net.frames(x), (raw - net.frame_mean) / net.frame_std, rtol=1e-4, atol=1e-5)
     assert_close(net.identity(net.frames(x)), who, rtol=1e-3, atol=1e-4)
+    wanted = net.who(F.silu(net.trunk(x)))  # as it learns who it is, and of length 1
+    wanted = wanted / wanted.norm(dim=1, keepdim=True)
+    assert_close(who, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_a_clip_starts_at_every_fourth_frame_up_to_the_last_that_is_whole():
@@ -346,11 +357,68 @@ def test_a_clip_starts_at_every_fourth_frame_up_to_the_last_that_is_whole():
     assert len(net.clips(f[:, :19])) == len(net.clips(f[:, :16])) == 2
 
 
-def test_blur_goes_from_nothing_to_the_box():
+def test_blur_goes_from_nothing_to_the_box_and_goes_on_as_at_the_edge():
     x = torch.randn(2, 3, 9, 9)
     made = metrics.blurred(x, torch.tensor([0.0, 1.0]))
     assert_close(made[0], x[0], rtol=0, atol=0)
     assert_close(made[1, :, 4, 4], x[1, :, 2:7, 2:7].mean((1, 2)))
+    ramp = torch.arange(9.0).expand(1, 3, 9, 9)
+    assert_close(metrics.blurred(ramp, torch.ones(1))[0, 0, 0, :2], torch.tensor([0.6, 1.2]))
+
+
+def test_a_network_is_applied_to_every_frame_in_order_and_an_edit_to_its_pixels():
+    frames = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(2, 1).repeat(3, 3)
+    square = lambda x: x.mean((1, 2, 3))[:, None] ** 2
+    found = metrics.over(square, frames, CPU, lambda x: x + 3, size=2)
+    assert_close(found[:, 0], (torch.arange(5) / 127.5 + 2) ** 2)
+    assert_close(metrics.over(square, frames, CPU)[:, 0], (torch.arange(5) / 127.5 - 1) ** 2)
+
+
+def test_the_reader_speaks_in_the_motions_own_units():
+    net, x = metrics.Reader(8).eval().requires_grad_(False), torch.randn(2, 3, 64, 64)
+    net.mean.copy_(torch.arange(7.0)), net.std.copy_(torch.arange(1.0, 8.0))
+    assert_close(net(x), torch.arange(7.0) + torch.arange(1.0, 8.0) * net.standard(x))
+    assert metrics.READ == ("jaw", "width", "rounding", "x", "y", "roll", "blink")
+
+
+def test_a_residual_block_adds_to_what_it_is_given():
+    block, x = metrics.Residual(4), torch.randn(2, 4, 8, 8)
+    last = block.body[-1]
+    torch.nn.init.zeros_(last.weight), torch.nn.init.constant_(last.bias, 2.0)
+    assert_close(block(x), x + 2)
+
+
+def test_lips_and_sound_are_those_of_five_frames_and_of_the_middle_one():
+    """What moves the embedding k: frames k to k + 4, rows 28 to 59, columns 12 to 51; and the
+    window of frame k + 2."""
+    net = metrics.Sync()
+    x, w = torch.randn(1, 9, 3, 64, 64), torch.randn(1, 9, 20, 64)
+    v, a = net(x.requires_grad_(), w.requires_grad_())
+    assert v.shape == a.shape == (1, 5, 64)
+    (seen,), (heard,) = (
+        torch.autograd.grad(said[0, 1].sum(), given) for said, given in ((v, x), (a, w))
+    )
+    where = seen[0].abs().sum(1) > 0
+    wanted = torch.zeros(9, 64, 64, dtype=torch.bool)
+    wanted[1:6, 28:60, 12:52] = True
+    assert not where[~wanted].any() and where[wanted].float().mean() > 0.99
+    assert (heard[0].abs().sum((1, 2)) > 0).tolist() == [k == 3 for k in range(9)]
+    with pytest.raises(ValueError, match="five frames or more"):
+        net(x[:, :4], w[:, :4])
+
+
+def test_the_judges_that_are_loaded_are_those_of_the_file_and_do_not_learn(tmp_path):
+    torch.manual_seed(0)
+    nets = {name: net() for name, net in metrics.NETWORKS.items()}
+    saved = {name: net.state_dict() for name, net in nets.items()}
+    torch.save(dict(kind="metrics", **saved), tmp_path / "m.pt")
+    loaded = metrics.load_metrics(tmp_path / "m.pt")
+    for name, net in nets.items():
+        for one, other in zip(net.parameters(), loaded[name].parameters()):
+            assert torch.equal(one, other) and not other.requires_grad
+        assert not loaded[name].training
+    reader = metrics.load_reader(tmp_path / "m.pt")
+    assert torch.equal(reader.layers[1].weight, nets["reader"].layers[1].weight)
 
 
 def test_r_squared_worked_out_by_hand():

@@ -209,11 +209,11 @@ def test_sync_curve_is_the_mean_distance_at_each_offset():
 
 
 def test_sync_scores_agree_with_a_loop_over_offsets_and_frames():
-    v, a = torch.randn(2, 2, 20, 3, generator=torch.Generator().manual_seed(5)).double()
+    v, a = torch.randn(2, 2, 30, 3, generator=torch.Generator().manual_seed(5)).double()
     for found, x, y in zip(zip(*measures.sync_scores(v, a)), v.numpy(), a.numpy()):
         mean = {}
         for o in range(-15, 16):
-            pairs = [(x[k], y[k + o]) for k in range(20) if 0 <= k + o < 20]
+            pairs = [(x[k], y[k + o]) for k in range(30) if 0 <= k + o < 30]
             mean[o] = np.mean([math.dist(p, q) for p, q in pairs])
         best = min(mean, key=mean.get)
         wanted = np.median(list(mean.values())) - mean[best], mean[best], best
