@@ -597,7 +597,10 @@ def run(monkeypatch):
 
         def speeds(*how):
             seen.speeds.append((*how, (torch.ones(1, 1) @ torch.ones(1, 1)).dtype))
-            return {name: dict(denoise_ms_per_frame=ms) for name, ms in dict(teacher=30.0).items()}
+            return {
+                name: dict(denoise_ms_per_frame=ms)
+                for name, ms in (("teacher", 30.0), ("ddim1", 15.0))
+            }
 
         def load(data, split):
             seen.loaded.append((data, split))
@@ -637,16 +640,17 @@ def test_a_row_is_of_all_its_seeds_and_one_without_chance_of_the_first(run):
     assert ref == pytest.approx(1) and rounds == 5 and low == torch.bfloat16
     assert {how for _, how in seen.late} == {ref}  # white portraits'
     assert found["teacher"]["denoise_ms_per_frame"] == 30 and found["teacher"]["speedup"] == 1
+    assert found["ddim1"]["speedup"] == 2 and found["real"]["speedup"] is None
     setting = result["setting"]
     wanted = dict(seed=4, seeds=3, clips=2, frames=18, data="own clips", bf16=True, known=1)
     assert wanted.items() <= setting.items()
 
 
-@pytest.mark.parametrize("videos, others", [(3, False), (4, True), (9, True)])
+@pytest.mark.parametrize("videos, others", [(4, False), (5, True), (9, True)])
 def test_other_people_are_as_many_that_follow_if_there_are_two(run, videos, others):
-    result, seen = run("--clips 2", [], videos)
-    assert seen.picked == [(0, 2, 18), (2, 2, 18)][: 1 + others]
-    assert (seen.others[0] == 2).all() if others else seen.others == [None]
+    _, seen = run("--clips 3", [], videos)
+    assert seen.picked == [(0, 3, 18), (3, 3, 18)][: 1 + others]
+    assert (seen.others[0] == 3).all() if others else seen.others == [None]
     assert run("--clips 8", [], 3)[0]["setting"]["clips"] == 3
 
 
