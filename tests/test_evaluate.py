@@ -1,5 +1,6 @@
 import json
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from itertools import groupby
 from types import SimpleNamespace
@@ -9,9 +10,11 @@ import pytest
 import torch
 from helpers import SHIPPED, condition, small_unet
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 import teacher
 import tiny_data
+from audio_features import audio_windows
 from autoencoder import load_autoencoder
 from checkpoint import save_checkpoint
 from departures import noise_source
@@ -261,18 +264,18 @@ def test_the_plain_rows_have_plain_noise_and_weights_of_their_own(tmp_path, monk
     )
 
 
-def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_counts(
-    judge, monkeypatch
-):
-    """A clock on which the slow model takes 300 ms and all else 100, the first run of a turn 100
-    more, and everything twice as long in one round of three."""
+def test_models_are_timed_by_turns_and_neither_first_runs_nor_slow_ones_count(monkeypatch):
+    """A clock on which the slow model takes 300 ms, the sound 20, once 10 and once 520, and all
+    else 100; the first run of a turn 100 more; and everything twice as long in the second of three
+    rounds and half as long in the third."""
     now, ran = [0.0], []
 
     def spend(name, seconds):
-        first = not ran or ran[-1] != name
-        ran.append(name)
-        turn = sum(key == "slow, first" for key, _ in groupby(ran))  # each round begins with it
-        now[0] += (seconds + 0.1 * first) * (2 if turn == 2 else 1)
+        run = 0 if not ran or ran[-1][0] != name else ran[-1][1] + 1
+        ran.append((name, run))
+        turn = sum(key == ("slow, first", 0) for key in ran)  # each round begins with it
+        late = [0.1, -0.01, 0, 0, 0.5][run] if name == "features" else 0.1 * (run == 0)
+        now[0] += (seconds + late) * (1, 2, 0.5)[turn - 1]
 
     def model(name, seconds):
         return lambda cond, noise: spend(
@@ -280,37 +283,66 @@ def test_models_are_timed_by_turns_and_neither_a_first_run_nor_a_slow_round_coun
         )
 
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(speed, "log_mel", lambda x: spend("features", 0.1) or x)
+    monkeypatch.setattr(speed, "log_mel", lambda x: spend("features", 0.02) or x)
     monkeypatch.setattr(speed, "audio_windows", lambda x: x)
     coder = SimpleNamespace(decode=lambda z: spend("decode", 0.1) or torch.zeros(16, 3, 64, 64))
-    ms = speed.speeds(
-        {"slow": model("slow", 0.3), "quick": model("quick", 0.1)},
-        judge.truth.windows,
-        torch.zeros(1, 16, 8, 8),
-        coder,
-        CPU,
-        rounds=3,
-    )
-    assert [key for key, _ in groupby(ran)] == [
-        "slow, first",
-        "slow, later",
-        "quick, first",
-        "quick, later",
+    samplers = {"slow": model("slow", 0.3), "quick": model("quick", 0.1)}
+    windows, ref = torch.zeros(1, 32, 20, 64), torch.zeros(1, 16, 8, 8)
+    ms = speed.speeds(samplers, windows, ref, coder, CPU, rounds=3)
+    parts = [f"{name}, {part}" for name in samplers for part in ("first", "later")]
+    assert [key for key, _ in groupby(name for name, _ in ran)] == 3 * [
+        *parts,
         "decode",
         "features",
-    ] * 3
-    assert ms["slow"]["denoise_ms_per_frame"] == pytest.approx(
-        400 / 12
-    )  # one run fills its turn, so that one counts
-    assert ms["quick"]["denoise_ms_per_frame"] == pytest.approx(100 / 12) and ms["quick"][
-        "decode_ms_per_frame"
-    ] == pytest.approx(100 / 16)
-    assert ms["quick"]["first_chunk_ms"] == pytest.approx(100 + 100 + 100)
-    assert (
-        ms["quick"]["total_ms_per_frame"]
-        == pytest.approx(100 / 12 + 200 / 16)
-        == pytest.approx(40 / ms["quick"]["rtf"])
+    ]
+    slow, quick = ms["slow"], ms["quick"]
+    # one run fills its turn, so that one counts
+    assert slow["denoise_ms_per_frame"] == pytest.approx(400 / 12)
+    assert quick["denoise_ms_per_frame"] == pytest.approx(100 / 12)
+    assert quick["decode_ms_per_frame"] == pytest.approx(100 / 16)
+    assert quick["features_ms_per_frame"] == pytest.approx(20 / 16)
+    assert quick["first_chunk_ms"] == pytest.approx(100 + 100 + 20)
+    total = 100 / 12 + 120 / 16
+    assert quick["total_ms_per_frame"] == pytest.approx(total)
+    assert quick["rtf"] == pytest.approx(40 / total)
+
+
+def test_what_is_timed_is_a_chunk_of_every_kind_of_work(monkeypatch):
+    """Sixteen frames; of later chunks the first four are given; each model its own; a first chunk
+    has nothing given, and takes its own time."""
+    jobs, seen = {}, []
+    times = {("a", "first"): 7, ("a", "later"): 12, ("b", "first"): 5, ("b", "later"): 24}
+    times |= dict(decode=160, features=32)
+    monkeypatch.setattr(speed, "medians", lambda found, *how: jobs.update(found) or times)
+    heard = lambda mel: seen.append(("windows", mel.shape)) or audio_windows(mel)
+    monkeypatch.setattr(speed, "audio_windows", heard)
+    show = lambda z: seen.append(("decode", z.shape)) or torch.zeros(16, 3, 64, 64)
+    samplers = {
+        name: lambda cond, noise, name=name: seen.append((name, cond, noise())) for name in "ab"
+    }
+    windows, ref = torch.randn(2, 40, 20, 64), torch.randn(2, 16, 8, 8)
+    ms = speed.speeds(samplers, windows, ref, SimpleNamespace(decode=show), CPU)
+    for name in "ab":
+        for part, given in ("first", 0), ("later", 4):
+            jobs[name, part]()
+            who, cond, noise = seen.pop()
+            assert who == name and noise.shape == (1, 16, 16, 8, 8)
+            assert torch.equal(cond.ref, ref[:1]) and torch.equal(cond.audio, windows[:1, :16])
+            assert cond.mask.tolist() == [given * [1] + (16 - given) * [0]]
+            assert cond.context[:, :given].all() and not cond.context[:, given:].any()
+    jobs["decode"](), jobs["features"]()
+    assert seen == [("decode", (16, 16, 8, 8)), ("windows", (16 * 4, 64))]
+    assert ms["a"] == pytest.approx(
+        dict(
+            denoise_ms_per_frame=1,
+            decode_ms_per_frame=10,
+            features_ms_per_frame=2,
+            total_ms_per_frame=13,
+            first_chunk_ms=7 + 160 + 32,
+            rtf=40 / 13,
+        )
     )
+    assert ms["b"]["denoise_ms_per_frame"] == 2 and ms["b"]["first_chunk_ms"] == 5 + 160 + 32
 
 
 def test_the_floor_counts_the_networks_operations_and_measures_in_turns(monkeypatch):
@@ -320,9 +352,41 @@ def test_the_floor_counts_the_networks_operations_and_measures_in_turns(monkeypa
     grown, _, _ = speed.floor(UNet(32), cond, CPU, rounds=1)
     assert 2 < grown / operations < 4  # quadratic in the width but for attention and the ends
     assert rates["network"] == pytest.approx(1000 * operations / ms)
-    assert rates.keys() == {"network", "product", "convolution"}
     spent = speed.shares(model, cond, CPU)
     assert sum(share for _, share in spent) <= 1 and spent == sorted(spent, key=lambda s: -s[1])
+
+
+def test_every_rate_is_of_the_operations_that_its_job_makes(monkeypatch):
+    """Counted as the network's are; of jobs that take 2, 3 and 5 ms."""
+    ms, counted = dict(network=2.0, product=3.0, convolution=5.0), {}
+
+    def medians(jobs, device, rounds):
+        for name, job in jobs.items():
+            with FlopCounterMode(display=False) as counter:
+                made = job()
+            counted[name] = counter.get_total_flops(), made.numel()
+        return ms
+
+    monkeypatch.setattr(speed, "medians", medians)
+    operations, network_ms, rates = speed.floor(UNet(16), condition(1), CPU)
+    assert (operations, network_ms) == (counted["network"][0], 2)
+    assert rates == pytest.approx({name: 1000 * counted[name][0] / ms[name] for name in ms})
+    # both of 3 x 3 pixels of 16 channels each, to 16 for every pixel of every frame
+    pixels = 16 * 8 * 8
+    assert counted["product"] == counted["convolution"] == (2 * pixels * 9 * 16 * 16, pixels * 16)
+
+
+def test_shares_are_of_all_the_time_and_a_part_is_not_counted_in_its_whole(monkeypatch):
+    """An operation's own time, without that of those which it calls."""
+    event = lambda key, own, total: SimpleNamespace(
+        key=key, self_cpu_time_total=own, cpu_time_total=total
+    )
+    events = [event("whole", 1, 10), event("most", 6, 6), event("some", 3, 3)]
+    profile = SimpleNamespace(key_averages=lambda: events)
+    monkeypatch.setattr(torch.profiler, "profile", lambda: nullcontext(profile))
+    nothing = lambda *inputs: None
+    found = speed.shares(nothing, condition(1), CPU, count=2)
+    assert found == [("most", 0.6), ("some", 0.3)]
 
 
 # ---------------------------------------------------------------- the command
@@ -434,8 +498,8 @@ def test_every_frame_of_a_video_is_made_from_its_own_sound(monkeypatch):
 
 
 def test_a_row_is_the_seeds_mean_and_spread_and_json_gets_what_it_can_hold():
-    row = evaluate.summary("one", 4, [{"fid": 1.0, "lag": np.nan}, {"fid": 3.0, "lag": np.nan}])
-    assert (row["fid"], row["fid_std"], row["nfe"], row["seeds"]) == (2, 2**0.5, 4, 2)
+    row = evaluate.summary("one", 4, [{"fid": f, "lag": np.nan} for f in (1.0, 3.0, 8.0)])
+    assert (row["fid"], row["fid_std"], row["nfe"], row["seeds"]) == (4, 13**0.5, 4, 3)
     assert evaluate.summary("one", 4, [{"fid": 1.0}])["fid_std"] is None
     mixed = {"a": [np.float64("inf"), np.nan, np.int64(3)], "b": "x"}
     assert evaluate.plain(mixed) == {"a": [None, None, 3], "b": "x"}

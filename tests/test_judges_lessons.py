@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 import tiny_data
+from autoencoder import to_pixels
 from evaluation import metrics, metrics_losses, train_metrics
 from tiny_data.faces import MOTION
 
@@ -20,12 +22,13 @@ def generator():
 
 
 def numbered(length, count):
-    """Videos whose frames and motion are of one level each, their number."""
+    """Videos whose frames, sound and motion are of one level each, their number."""
     n = length * count
     frames = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 64, 64, 3))
     starts = np.arange(count + 1) * length
     motion = np.arange(n, dtype=np.float32)[:, None].repeat(11, 1)
-    return tiny_data.Videos(frames, np.zeros((4 * n, 64)), starts, None, motion, [])
+    mel = np.arange(n, dtype=np.float32).repeat(4)[:, None].repeat(64, 1)
+    return tiny_data.Videos(frames, mel, starts, None, motion, [])
 
 
 # ---- batches
@@ -42,6 +45,111 @@ def test_a_mirrored_face_looks_and_leans_to_the_other_side():
     assert 10 < right.sum() < 54 and torch.equal(m[:, 3], m[:, 5])
     assert torch.equal(m[:, 3], torch.where(right, 1.0, -1.0))
     assert torch.equal(m[:, [0, 1, 2, 4, 6]], motion[:1, [0, 1, 2, 4, 6]].expand(64, -1))
+
+
+def test_the_readers_people_have_lips_of_sentences_or_free_ones_and_heads_of_their_own(monkeypatch):
+    """Renderer and coder only note what they are given; one in three latents is a little noisy."""
+    seeds, drawn, who, latents = [], [], [], []
+    monkeypatch.setattr(metrics_losses.faces, "identity", lambda seed: who.append(seed))
+    monkeypatch.setattr(
+        metrics_losses.faces, "render", lambda who, move: np.zeros((4, 2, 2, 3), np.uint8)
+    )
+    move = lambda seed, lips: seeds.append(seed) or drawn.append(lips) or np.zeros((4, 11))
+    monkeypatch.setattr(metrics_losses.faces, "motion", move)
+    coder = SimpleNamespace(
+        encode=lambda x: torch.zeros(len(x), 4, 8, 8),
+        decode=lambda z: latents.append(z) or torch.zeros(len(z), 3, 2, 2),
+    )
+    said = 2 + np.arange(300)[:, None] + np.zeros(3)
+    made = metrics_losses.reader_faces(160, said, coder, CPU)
+    assert len(made[0]) == len(made[1]) == 640
+    assert who == [tiny_data.FIRST_SEED["train"] + i for i in range(160)]
+    assert len({*seeds}) == 160 and max(seeds) > 1e8
+    free, spoken = np.concatenate(drawn[::8]), np.concatenate([*drawn[1::8], *drawn[2::8]])
+    assert free.min() < 0.05 and 0.95 < free.max() < 1 and len(np.unique(free)) == free.size
+    assert np.abs(np.corrcoef(free.T)[np.triu_indices(3, 1)]).max() < 0.3
+    assert len(np.unique(spoken[:, 0])) > 100 and {*spoken[:, 0]} <= {*said[:, 0]}
+    assert spoken.min() < 20 and spoken.max() > 280
+    assert all(len(np.unique(lips[:, 0])) > 1 for lips in drawn)  # from frame to frame
+    noise = np.array([float(z.std()) for z in latents])
+    assert len(noise) == 54 and noise.min() < 0.1 and 0.3 < noise.max() < 0.45
+    again = [len(drawn), len(latents)]
+    metrics_losses.reader_faces(160, said, coder, CPU)  # the same set at every training
+    assert np.array_equal(drawn[: again[0]], drawn[again[0] :])
+    assert torch.equal(torch.stack(latents[: again[1]]), torch.stack(latents[again[1] :]))
+
+
+def checkered(level, contrast=40):
+    """Levels (N,) -> frames (N, 64, 64, 3), flat above, checkered below."""
+    checks = (np.indices((64, 64)).sum(0) % 2 * 2 - 1) * (np.arange(64) >= 32)[:, None]
+    return (level[:, None, None, None] + contrast * checks[..., None] * np.ones(3, int)).astype(
+        np.uint8
+    )
+
+
+def seen_in(x, contrast=40):
+    """Of such frames (N, 3, 64, 64): level, standard deviation of what is flat, share of the
+    contrast that is left."""
+    checks = torch.from_numpy(np.indices((24, 64)).sum(0) % 2 * 2.0 - 1)
+    flat, checkered = x[:, :, 4:28], x[:, :, 36:60].double() * checks
+    left = checkered.mean((1, 2, 3)).abs() * 127.5 / contrast
+    return (flat.mean((1, 2, 3)) + 1) * 127.5, flat.std((2, 3)).mean(1), left.float()
+
+
+def test_the_readers_faces_are_a_little_noisy_half_of_them_blurred_and_all_their_own(monkeypatch):
+    monkeypatch.setattr(metrics_losses, "tint", lambda x, *how: x)
+    number = np.arange(60, 160)
+    motion = torch.from_numpy(number)[:, None].repeat(1, 7).float()
+    x, m = metrics_losses.batch_reader(checkered(number), motion, 200, generator(), CPU)
+    level, noise, left = seen_in(x)
+    assert_close(level, m[:, 0], rtol=0, atol=0.2)
+    assert len(level.round().unique()) > 70
+    assert noise.min() < 0.003 and 0.017 < noise.max() < 0.021 and 0.008 < noise.mean() < 0.012
+    _, few = metrics_losses.batch_reader(checkered(number), motion, 20, generator(), CPU)
+    assert few.abs().max() > 120  # of all frames, though there are more than a batch takes
+    sharp, mirrored = left > 0.998, m[:, 3] < 0
+    assert 0.4 < sharp.float().mean() < 0.6 and 0.68 < left.min() < 0.75
+    assert 0.4 < sharp[mirrored].float().mean() < 0.6 and 0.4 < mirrored.float().mean() < 0.6
+
+
+def test_the_readers_faces_are_tinted_a_little():
+    x, _ = metrics_losses.batch_reader(
+        np.full((1, 8, 8, 3), 191, np.uint8), torch.zeros(1, 7), 200, generator(), CPU
+    )
+    colour = x.mean((2, 3))
+    assert 0.03 < colour.std(0).min() < colour.std(0).max() < 0.09
+    assert (colour - colour.mean(1, keepdim=True)).std() > 0.03
+
+
+def test_lips_are_tinted_a_little():
+    data = numbered(30, 12)._replace(frames=np.full((360, 8, 8, 3), 191, np.uint8))
+    windows = [np.zeros((30, 20, 64), np.float32)] * 12
+    x, _ = metrics_losses.sync_batch(data, windows, generator(), CPU)
+    colour = x.mean((3, 4)).flatten(0, 1)
+    assert 0.03 < colour.std(0).min() < colour.std(0).max() < 0.09
+
+
+def test_the_amounts_of_blur_noise_and_ghost_are_those_of_the_frame():
+    """Three people of unequally many frames, levels 30 to 169; a ghost is of another frame of the
+    same person, half of it at most."""
+    starts, number = np.array([0, 20, 40, 140]), np.arange(140)
+    data = tiny_data.Videos(checkered(number + 60), None, starts, None, None, [])
+    x, rows, damage = metrics_losses.batch_features(data, 300, generator(), CPU)
+    level, noise, left = seen_in(x)
+    blur, white, ghost = damage.T
+    assert_close(noise / 0.15, white, rtol=0, atol=0.04)
+    assert_close((1 - left) / 0.96, blur, rtol=0, atol=0.03)
+    own = torch.from_numpy(rows) + 60.0
+    assert_close(level[ghost == 0], own[ghost == 0], rtol=0, atol=1)
+    clear = (ghost > 0.3) & (white == 0)
+    other = own + (level - own) / (0.5 * ghost)
+    other = other[clear].round().int().numpy() - 60
+    video = np.searchsorted(starts, rows, side="right")
+    assert (np.searchsorted(starts, other, side="right") == video[clear]).all()
+    assert (other != rows[clear]).mean() > 0.8 and len({*rows}) > 80
+    given = damage > 0
+    assert 0.25 < given.float().mean(0).min() < given.float().mean(0).max() < 0.45
+    assert damage.max() > 0.95 and 0 < (given.sum(1) == 3).float().mean() < 0.1
 
 
 def test_a_camera_without_strength_changes_nothing_and_one_with_it_each_channel():
@@ -95,13 +203,56 @@ def test_a_flickering_clip_is_partly_of_the_damaged_frames_and_no_other_is():
     assert ((0 < share) & (share < 1))[flicker].all() and not share[~flicker].any()
 
 
+def test_a_flickering_clip_keeps_the_time_and_a_shuffled_one_is_never_the_same():
+    clip, flicker = torch.arange(2.0 * metrics.CLIP)[:, None], metrics.DISORDER.index("flicker")
+    made = metrics_losses.disordered(clip, flicker, generator(), -1 - clip)[:, 0]
+    assert torch.where(made < 0, -1 - made, made).tolist() == list(range(metrics.CLIP))
+    assert 2 < (made < 0).sum() < 14 and (made < 0).int().diff().any()
+    how, g = metrics.DISORDER.index("shuffled"), generator()
+    made = [metrics_losses.disordered(clip, how, g, clip)[:, 0].tolist() for _ in range(3)]
+    assert made[0] != made[1] != made[2] != made[0]
+    assert np.abs(np.diff(made, axis=1)).max() > 5  # nor merely backwards
+
+
+def test_clips_of_every_kind_are_pieces_of_one_video_from_its_first_frame_to_its_last(monkeypatch):
+    show = lambda clip, kind, generator, damaged: torch.stack([clip[:, 0], damaged[:, 0]])
+    monkeypatch.setattr(metrics_losses, "disordered", show)
+    number, starts = torch.arange(120.0)[:, None], np.array([0, 32, 66, 120])
+    made, kind = metrics_losses.clip_batch(number, -1 - number, starts, 500, generator())
+    assert torch.equal(made[:, 0], -1 - made[:, 1]) and (made[:, 0].diff(dim=1) == 1).all()
+    firsts = [*range(1), *range(32, 35), *range(66, 89)]
+    assert made.shape[2] == 32 and {*made[:, 0, 0].tolist()} == {*firsts}
+    assert torch.bincount(kind, minlength=6).min() > 50
+
+
 def test_a_frozen_clip_moves_up_to_a_frame_and_stays_there():
     clip = torch.arange(2.0 * metrics.CLIP)[:, None]
-    for seed in range(5):
+    stops = set()
+    for seed in range(40):
         how = metrics.DISORDER.index("frozen"), torch.Generator().manual_seed(seed), clip
         made = metrics_losses.disordered(clip, *how)[:, 0]
-        assert made[0] == 0 and made[-4:].unique().numel() == 1
-        assert made.tolist() == [min(k, int(made[-1])) for k in range(metrics.CLIP)]
+        stop = int(made[-1])
+        stops.add(stop)
+        assert made.tolist() == [min(k, stop) for k in range(metrics.CLIP)]
+    # the last four steps stand still at least
+    assert min(stops) == 0 and max(stops) == 11 and len(stops) > 8
+
+
+def test_lips_and_sound_are_pieces_of_all_videos_as_long_as_asked_for(monkeypatch):
+    """Up to each video's last frame; a dozen of 28 frames each if nothing is said."""
+    monkeypatch.setattr(metrics_losses, "tint", lambda x, *how: x)
+    data, firsts = numbered(30, 14)._replace(frames=np.zeros((420, 8, 8, 3), np.uint8)), []
+    windows = [np.full((30, 20, 64), i, np.float32) for i in range(14)]
+    windows = [w + np.arange(30, dtype=np.float32)[:, None, None] / 100 for w in windows]
+    level = lambda heard: heard[:, 0].mean((1, 2))
+    monkeypatch.setattr(torch, "randn", lambda *size, **how: torch.zeros(size[0]))
+    for seed in range(12):
+        g = torch.Generator().manual_seed(seed)
+        x, heard = metrics_losses.sync_batch(data, windows, g, CPU)
+        assert x.shape[:2] == heard.shape[:2] == (12, 28)
+        firsts += level(heard).tolist()
+    videos, offsets = {int(f) for f in firsts}, {round(f % 1 * 100) for f in firsts}
+    assert videos == {*range(14)} and offsets == {0, 1, 2}
 
 
 # ---- losses
@@ -129,6 +280,49 @@ def test_who_knows_everything_has_no_loss_and_need_not_know_how_damaged_faces_mo
     assert loss() == pytest.approx(1, abs=1e-3)
 
 
+def nce(scores):
+    """Row i belongs to column i: the mean of -log softmax, over rows and over columns."""
+    rows = np.log(np.exp(scores).sum(1)) - np.diag(scores)
+    columns = np.log(np.exp(scores).sum(0)) - np.diag(scores)
+    return (rows.mean() + columns.mean()) / 2
+
+
+def test_the_loss_of_frames_worked_out_by_hand():
+    raw, motion, who = torch.randn(3, 8, 11, generator=generator()).double()
+    damage = torch.rand(8, 3, generator=generator()) * (torch.arange(8) % 4 > 1)[:, None]
+    heads = dict(who=lambda h: h * who, damage=lambda h: h[:, :3] ** 2, motion=lambda h: 2 * h)
+    net = SimpleNamespace(trunk=lambda x: x, **heads)
+    found = float(metrics_losses.frame_loss(net, raw, motion, damage))
+    h = raw.numpy() / (1 + np.exp(-raw.numpy()))
+    person = h * who.numpy()
+    person /= np.sqrt((person**2).sum(1, keepdims=True))
+    wanted = nce(person[::2] @ person[1::2].T / 0.1)
+    wanted += 10 * ((h[:, :3] ** 2 - damage.numpy()) ** 2).mean()
+    clean = [0, 1, 4, 5]
+    wanted += ((2 * h - motion.numpy())[clean] ** 2).mean()
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_loss_of_clips_worked_out_by_hand():
+    """Features of 3 numbers, motion of 11; six kinds of disorder."""
+    clips, kind = torch.randn(4, metrics.CLIP, 3 + 11, generator=generator()), [0, 5, 2, 2]
+    net = SimpleNamespace(
+        clip_raw=lambda f: f.sum(1),
+        disorder=lambda h: torch.cat([h, 2 * h], 1),
+        speed=lambda h: h.repeat(1, 8)[:, :22],
+    )
+    loss = lambda *how: float(metrics_losses.clip_loss(net, clips, torch.tensor(kind), *how))
+    raw = clips[..., :3].sum(1).double().numpy()
+    h = raw / (1 + np.exp(-raw))
+    scores = np.concatenate([h, 2 * h], 1)
+    entropy = np.log(np.exp(scores).sum(1)) - scores[range(4), kind]
+    assert loss(False) == pytest.approx(entropy.mean(), rel=1e-4)
+    motion = clips[..., 3:].double().numpy()
+    speed = np.concatenate([motion.std(1, ddof=1), np.abs(np.diff(motion, axis=1)).mean(1)], 1)
+    error = np.tile(h, 8)[:, :22] - speed
+    assert loss(True) == pytest.approx(entropy.mean() + (error**2).mean(), rel=1e-4)
+
+
 def test_a_clip_is_known_by_its_mean_and_its_greatest():
     net = metrics.Features()
     net.over_time = net.clip_out = torch.nn.Identity()
@@ -151,6 +345,9 @@ def test_features_are_standardised_and_who_it_is_does_not_depend_on_how():
     net.frame_mean.copy_(torch.randn(64)), net.frame_std.copy_(torch.rand(64) + 0.5)
     assert_close(net.frames(x), (raw - net.frame_mean) / net.frame_std, rtol=1e-4, atol=1e-5)
     assert_close(net.identity(net.frames(x)), who, rtol=1e-3, atol=1e-4)
+    wanted = net.who(F.silu(net.trunk(x)))  # as it learns who it is, and of length 1
+    wanted = wanted / wanted.norm(dim=1, keepdim=True)
+    assert_close(who, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_a_clip_starts_at_every_fourth_frame_up_to_the_last_that_is_whole():
@@ -160,11 +357,68 @@ def test_a_clip_starts_at_every_fourth_frame_up_to_the_last_that_is_whole():
     assert len(net.clips(f[:, :19])) == len(net.clips(f[:, :16])) == 2
 
 
-def test_blur_goes_from_nothing_to_the_box():
+def test_blur_goes_from_nothing_to_the_box_and_goes_on_as_at_the_edge():
     x = torch.randn(2, 3, 9, 9)
     made = metrics.blurred(x, torch.tensor([0.0, 1.0]))
     assert_close(made[0], x[0], rtol=0, atol=0)
     assert_close(made[1, :, 4, 4], x[1, :, 2:7, 2:7].mean((1, 2)))
+    ramp = torch.arange(9.0).expand(1, 3, 9, 9)
+    assert_close(metrics.blurred(ramp, torch.ones(1))[0, 0, 0, :2], torch.tensor([0.6, 1.2]))
+
+
+def test_a_network_is_applied_to_every_frame_in_order_and_an_edit_to_its_pixels():
+    frames = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(2, 1).repeat(3, 3)
+    square = lambda x: x.mean((1, 2, 3))[:, None] ** 2
+    found = metrics.over(square, frames, CPU, lambda x: x + 3, size=2)
+    assert_close(found[:, 0], (torch.arange(5) / 127.5 + 2) ** 2)
+    assert_close(metrics.over(square, frames, CPU)[:, 0], (torch.arange(5) / 127.5 - 1) ** 2)
+
+
+def test_the_reader_speaks_in_the_motions_own_units():
+    net, x = metrics.Reader(8).eval().requires_grad_(False), torch.randn(2, 3, 64, 64)
+    net.mean.copy_(torch.arange(7.0)), net.std.copy_(torch.arange(1.0, 8.0))
+    assert_close(net(x), torch.arange(7.0) + torch.arange(1.0, 8.0) * net.standard(x))
+    assert metrics.READ == ("jaw", "width", "rounding", "x", "y", "roll", "blink")
+
+
+def test_a_residual_block_adds_to_what_it_is_given():
+    block, x = metrics.Residual(4), torch.randn(2, 4, 8, 8)
+    last = block.body[-1]
+    torch.nn.init.zeros_(last.weight), torch.nn.init.constant_(last.bias, 2.0)
+    assert_close(block(x), x + 2)
+
+
+def test_lips_and_sound_are_those_of_five_frames_and_of_the_middle_one():
+    """What moves the embedding k: frames k to k + 4, rows 28 to 59, columns 12 to 51; and the
+    window of frame k + 2."""
+    net = metrics.Sync()
+    x, w = torch.randn(1, 9, 3, 64, 64), torch.randn(1, 9, 20, 64)
+    v, a = net(x.requires_grad_(), w.requires_grad_())
+    assert v.shape == a.shape == (1, 5, 64)
+    (seen,), (heard,) = (
+        torch.autograd.grad(said[0, 1].sum(), given) for said, given in ((v, x), (a, w))
+    )
+    where = seen[0].abs().sum(1) > 0
+    wanted = torch.zeros(9, 64, 64, dtype=torch.bool)
+    wanted[1:6, 28:60, 12:52] = True
+    assert not where[~wanted].any() and where[wanted].float().mean() > 0.99
+    assert (heard[0].abs().sum((1, 2)) > 0).tolist() == [k == 3 for k in range(9)]
+    with pytest.raises(ValueError, match="five frames or more"):
+        net(x[:, :4], w[:, :4])
+
+
+def test_the_judges_that_are_loaded_are_those_of_the_file_and_do_not_learn(tmp_path):
+    torch.manual_seed(0)
+    nets = {name: net() for name, net in metrics.NETWORKS.items()}
+    saved = {name: net.state_dict() for name, net in nets.items()}
+    torch.save(dict(kind="metrics", **saved), tmp_path / "m.pt")
+    loaded = metrics.load_metrics(tmp_path / "m.pt")
+    for name, net in nets.items():
+        for one, other in zip(net.parameters(), loaded[name].parameters()):
+            assert torch.equal(one, other) and not other.requires_grad
+        assert not loaded[name].training
+    reader = metrics.load_reader(tmp_path / "m.pt")
+    assert torch.equal(reader.layers[1].weight, nets["reader"].layers[1].weight)
 
 
 def test_r_squared_worked_out_by_hand():
@@ -176,11 +430,29 @@ def test_r_squared_worked_out_by_hand():
 # ---- training
 
 
-def a_run(videos, mean=0.0, std=1.0, **options):
+def a_run(videos, mean=0.0, std=1.0, held_out=None, **options):
     rows = []
     log = lambda step, **row: rows.append(row)
     cfg = train_metrics.Config(**{**train_metrics.SMOKE, **options})
-    return train_metrics.Run(cfg, videos, videos, mean, std, generator(), CPU, log), rows
+    held_out = videos if held_out is None else held_out
+    return train_metrics.Run(cfg, videos, held_out, mean, std, generator(), CPU, log), rows
+
+
+def watch_fit(monkeypatch):
+    """-> what fit() is called with from now on: name, parameters, steps, and the loss at the start
+    (it does not train)."""
+    fits = []
+
+    def fit(run, name, parameters, steps, loss_of):
+        fits.append((name, list(parameters), steps, loss_of()))
+
+    monkeypatch.setattr(train_metrics, "fit", fit)
+    return fits
+
+
+def same(some, others):
+    """Whether these are the same parameters."""
+    return {id(p) for p in some} == {id(p) for p in others}
 
 
 def test_fit_forgets_former_gradients_warms_up_and_ends_near_zero():
@@ -191,11 +463,25 @@ def test_fit_forgets_former_gradients_warms_up_and_ends_near_zero():
     rates = [row["lr"] for row in rows]
     assert rates[0] == pytest.approx(0.1 / 50) and rates[-1] < 1e-4
     assert max(rates) == pytest.approx(0.1 * 0.5 * (1 + math.cos(math.pi / 4)), rel=0.02)
-    assert w < 0
+    # where the gradient is always the same, Adam steps by the rate
+    assert w.item() == pytest.approx(-sum(rates), rel=0.1)
     train_metrics.fit(run, "loss", [w], 1, lambda: 100 * w.sum())
     assert rows[-1]["gradient"] == pytest.approx(100) and w.grad.item() == pytest.approx(
         1
     )  # clipped
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_fit_logs_the_mean_loss_since_the_last_line_and_computes_in_the_precision_asked_for(bf16):
+    run, rows = a_run(None, log_every=3, bf16=bf16)
+    w, losses, low = torch.nn.Parameter(torch.zeros(1)), iter([1, 2, 6, 4, 4, 10, 9]), []
+
+    def loss_of():
+        low.append((torch.ones(1, 1) @ torch.ones(1, 1)).dtype == torch.bfloat16)
+        return 0 * w.sum() + next(losses)
+
+    train_metrics.fit(run, "loss", [w], 7, loss_of)
+    assert [row["loss"] for row in rows] == [3, 6] and low == 7 * [bf16]
 
 
 def test_motion_is_standardised_by_the_training_splits_mean_and_spread():
@@ -222,6 +508,172 @@ def test_the_reader_learns_standardised_motion_about_0_where_mirrors_change_its_
     train_metrics.train_reader(net, run)
     assert net.mean.tolist() == [1, 2, 3, 0, 5, 0, 7] and net.std.tolist() == [2, 3, 4, 5, 6, 7, 8]
     assert seen == [0, False, False]  # what it is to say has no loss; it is judged in eval mode
+
+
+def test_the_reader_learns_its_people_and_is_judged_on_held_out_ones_seen_plain_and_decoded(
+    monkeypatch,
+):
+    """It says 2 too much of the first parameter and twice the second, and of decoded faces 0."""
+    rng, many, few = np.random.default_rng(1), numbered(20, 2), numbered(20, 1)
+    many = many._replace(frames=many.frames[::-1], motion=rng.normal(size=(40, 11)))
+    few = few._replace(motion=np.random.default_rng(0).normal(1, 3, (20, 11)).astype(np.float32))
+    mean, std = torch.arange(11.0), torch.arange(1.0, 12.0)
+    run, rows = a_run(many, mean, std, few, people=7, steps_reader=5)
+    coder = SimpleNamespace(encode=lambda x: 0 * x, decode=lambda z: z - 1)  # black
+    monkeypatch.setattr(train_metrics, "load_autoencoder", lambda *args: coder)
+    asked, motion = [], torch.from_numpy(few.motion)
+    moves = np.array([[3, 4, 2, 9, 8, 11, 0, 0, 0, 0, 0]], np.float32)
+    make = lambda *args: asked.append(args) or (None, moves)
+    monkeypatch.setattr(train_metrics, "reader_faces", make)
+    batch = lambda faces, motion, *how: (torch.zeros(4, 7), motion.repeat(4, 1))
+    monkeypatch.setattr(train_metrics, "batch_reader", batch)
+    fits = watch_fit(monkeypatch)
+
+    class Says(torch.nn.Module):
+        mean, std = torch.zeros(7), torch.zeros(7)
+        standard = staticmethod(lambda x: x)
+
+        def forward(self, x):
+            level = ((x.mean((1, 2, 3)) + 1) * 127.5).round().long()
+            read = motion[level, :7].clone()
+            read[:, 0] += 2
+            read[:, 1] *= 2
+            return torch.where(level[:, None] == 0, 0.0, read) if (level == 0).all() else read
+
+    net = Says()
+    net.weight = torch.nn.Parameter(torch.zeros(1))
+    train_metrics.train_reader(net, run)
+    people, lips, *_ = asked[0]
+    assert people == 7 and np.array_equal(lips, many.motion[:, :3])
+    ((name, parameters, steps, loss),) = fits
+    assert steps == 5 and same(parameters, [net.weight])
+    standard = [3, (4 - 1) / 2, 0, 9 / 4, (8 - 4) / 5, 11 / 6, -6 / 7]  # x and roll about 0
+    assert float(loss) == pytest.approx(np.mean(np.square(standard)))
+    plain, decoded = rows
+    true = few.motion[:, :7].astype(float)
+    square, variance = (true**2).mean(0), true.var(0)
+    wanted = np.ones(7)
+    wanted[0], wanted[1] = 1 - 4 / variance[0], 1 - square[1] / variance[1]
+    found = [plain[f"r2_{name}"] for name in metrics.READ]
+    assert found == pytest.approx(wanted.tolist(), rel=1e-3)
+    found = [decoded[f"r2_decoded_{name}"] for name in metrics.READ]
+    assert found == pytest.approx((1 - square / variance).tolist(), rel=1e-3)
+
+
+class Look(torch.nn.Module):
+    """In the trunk's place: the level and the contrast of a frame."""
+
+    def forward(self, x):
+        seen = torch.stack([x.mean((1, 2, 3)), x[:, :, 8:56, 8:56].std((1, 2, 3))], 1)
+        return seen.repeat(1, 32) * torch.arange(1.0, 65) + 3
+
+
+def test_clips_are_of_standardised_features_clean_and_harmed_and_train_their_own_layers(
+    monkeypatch,
+):
+    """Of frames that are checkered more and more; an eighth of a level is all that noise adds."""
+    level, checks = np.arange(60)[:, None, None, None], np.indices((64, 64)).sum(0) // 4 % 2
+    frames = 60 + level + (40 + level) * checks[..., None] * np.ones(3, int)
+    rng = np.random.default_rng(0)
+    motion = rng.normal(2, 3, (60, 11)).astype(np.float32)
+    starts = np.array([0, 35, 60])
+    data = tiny_data.Videos(frames.astype(np.uint8), None, starts, None, motion, [])
+    held_out = numbered(20, 2)
+    mean, std = torch.arange(11.0), torch.arange(1.0, 12.0)
+    run, rows = a_run(data, mean, std, held_out, steps_features=6, batch=10)
+    seen, net = {}, metrics.Features()
+    net.trunk = Look()
+    own = [
+        p
+        for part in (net.over_time, net.clip_out, net.speed, net.disorder)
+        for p in part.parameters()
+    ]
+
+    def batch(*args):
+        seen["batch"] = args
+        return torch.zeros(10, metrics.CLIP, 75), torch.arange(10)
+
+    def loss(net, clips, kind, has_motion):
+        seen["loss"] = clips, kind, bool(has_motion)
+
+    monkeypatch.setattr(train_metrics, "clip_batch", batch)
+    monkeypatch.setattr(train_metrics, "clip_loss", loss)
+    monkeypatch.setattr(train_metrics, "batch_features", lambda *args: (None, [0], None))
+    monkeypatch.setattr(train_metrics, "frame_loss", lambda *args: None)
+    judged = lambda *args: seen.update(judged=args) or dict(found=1)
+    monkeypatch.setattr(train_metrics, "judge_features", judged)
+    fits = watch_fit(monkeypatch)
+    train_metrics.train_features(net, run)
+    assert [(name, steps) for name, _, steps, _ in fits] == [("frames", 6), ("clips", 6)]
+    assert same(fits[0][1], net.parameters()) and same(fits[1][1], own)
+    clean, harmed, found_starts, size, _ = seen["batch"]
+    assert found_starts is starts and size == 10
+    raw = Look()(to_pixels(data.frames))
+    assert_close(clean[:, :64], (raw - raw.mean(0)) / raw.std(0), rtol=1e-3, atol=1e-3)
+    for part in clean, harmed:
+        assert_close(part[:, 64:], (torch.from_numpy(motion) - mean) / std)
+    level, contrast = ((harmed[:, :64] * raw.std(0) + raw.mean(0)) - 3).T[:2] / torch.tensor(
+        [[1.0], [2.0]]
+    )
+    assert (level - (raw[:, 0] - 3)).abs().max() < 0.02
+    left = contrast / ((raw[:, 1] - 3) / 2)  # by blur, of these checks a quarter and more
+    assert left.max() > 0.9 and left.min() < 0.7 and left.max() < 1.1 and left.std() > 0.05
+    clips, kind, has_motion = seen["loss"]
+    assert kind.tolist() == list(range(10)) and has_motion
+    _, judged_on, truth, _ = seen["judged"]
+    assert judged_on is held_out and rows == [dict(found=1)]
+    assert_close(truth, (torch.from_numpy(held_out.motion) - mean) / std)
+
+
+def test_the_sync_judge_trains_on_every_video_with_its_own_sound(monkeypatch):
+    seen = []
+    videos, held_out = numbered(20, 3), numbered(20, 2)
+    run, rows = a_run(videos, held_out=held_out, steps_sync=9)
+    batch = lambda data, windows, *how: seen.append((data, windows)) or (None, None)
+    monkeypatch.setattr(train_metrics, "sync_batch", batch)
+    monkeypatch.setattr(train_metrics, "sync_loss", lambda v, a: None)
+    monkeypatch.setattr(train_metrics, "judge_sync", lambda net, data, device: dict(on=data))
+    fits = watch_fit(monkeypatch)
+    net = metrics.Sync()
+    net.forward = lambda *batch: batch
+    train_metrics.train_sync(net, run)
+    ((_, parameters, steps, _),) = fits
+    assert steps == 9 and same(parameters, net.parameters())
+    data, windows = seen[0]
+    assert data is videos and len(windows) == 3 and rows == [dict(on=held_out)]
+    for k, heard in enumerate(windows):
+        assert np.array_equal(heard, videos.windows(k)) and len(heard) == 20
+
+
+def test_what_three_trainings_share_is_of_the_training_split_and_of_the_seed(monkeypatch, tmp_path):
+    seen, learns, looked_at = {}, numbered(40, 2), numbered(40, 1)
+    motion = np.random.default_rng(0).normal(2, 3, (80, 11)) * np.arange(1, 12)
+    learns = learns._replace(motion=motion.astype(np.float32))
+    splits = dict(train=learns, val=looked_at)
+    monkeypatch.setattr(tiny_data, "load", lambda data, split, *how: splits[split])
+    monkeypatch.setattr(tiny_data, "fingerprint", lambda *args: "")
+
+    def note(name):
+        def training(net, run):
+            seen[name] = net, run
+            torch.nn.init.constant_(next(net.parameters()), len(name))
+
+        return training
+
+    names = "reader", "features", "sync"
+    monkeypatch.setattr(train_metrics, "TRAININGS", {name: note(name) for name in names})
+    places = dict(out=str(tmp_path), weights=str(tmp_path / "m.pt"), device="cpu")
+    train_metrics.train(train_metrics.Config(**{**train_metrics.SMOKE, **places, "seed": 5}))
+    assert torch.initial_seed() == 5
+    for name in names:
+        net, run = seen[name]
+        assert isinstance(net, metrics.NETWORKS[name]) and run.data is learns
+        assert run.held_out is looked_at and run.generator.initial_seed() == 5
+        assert_close(run.mean.numpy(), motion.mean(0), rtol=1e-4, atol=1e-4, check_dtype=False)
+        spread = motion.std(0, ddof=1)
+        assert_close(run.std.numpy(), spread, rtol=1e-4, atol=1e-4, check_dtype=False)
+    for name, net in metrics.load_metrics(tmp_path / "m.pt").items():
+        assert (next(net.parameters()) == len(name)).all()
 
 
 def test_features_learn_their_own_frames_motion_and_are_standardised_afterwards(monkeypatch):
@@ -260,11 +712,39 @@ def test_a_face_is_known_again_by_the_last_frame_of_its_video(monkeypatch):
     assert found["same_person"] == 0 and found["r2_motion"] == pytest.approx(0.75)
 
 
+def test_features_know_motion_by_what_their_heads_were_trained_on(monkeypatch):
+    """By SiLU of the features before they are standardised; of one parameter they know nothing."""
+    f = torch.randn(200, 64, generator=generator())
+    truth = F.silu(2 * f + 1)[:, :11]
+    monkeypatch.setattr(train_metrics, "over", lambda *args: f)
+    guess = lambda h: torch.cat([truth[:, :1].mean(0).expand(200, 1), h[:, 1:11]], 1)
+    net = SimpleNamespace(
+        frames=None, identity=lambda f: f, motion=guess, frame_std=2, frame_mean=1
+    )
+    videos = SimpleNamespace(frames=None, starts=np.array([0, 100, 200]))
+    found = train_metrics.judge_features(net, videos, truth, CPU)
+    assert found["r2_motion"] == pytest.approx(10 / 11)
+
+
 def test_sync_is_judged_on_own_sound_on_anothers_and_on_sound_that_is_three_frames_late():
-    said = torch.randn(3, 30, 16, generator=generator())
-    found = train_metrics.judge_sync(lambda x, w: (said, said), numbered(30, 3), CPU)
+    said, seen = torch.randn(3, 30, 16, generator=generator()), []
+    videos = numbered(30, 3)._replace(starts=np.array([0, 32, 60, 90]))
+    judged = lambda x, w: seen.append((x, w)) or (said, said)
+    found = train_metrics.judge_sync(judged, videos, CPU)
     assert found["in_sync"] == found["late_3"] == 1 and found["sync_d"] == 0
     assert found["wrong_d"] > 3 and found["wrong_c"] < 0.5 * found["sync_c"]
+    ((x, w),) = seen  # of all as much as the shortest has: 28 frames
+    numbers = torch.tensor([[0], [32], [60]]) + torch.arange(28.0)
+    assert_close((x[:, :, 0, 0, 0] + 1) * 127.5, numbers, rtol=0, atol=1e-3)
+    assert_close(w, torch.from_numpy(np.stack([videos.windows(i)[:28] for i in range(3)])))
+
+
+def test_in_sync_is_exactly_in_sync():
+    """Four videos, of which the sound of one comes a frame late and that of one a frame early."""
+    said = torch.randn(4, 40, 16, generator=generator())
+    heard = torch.stack([x.roll(k, 0) for x, k in zip(said, (0, 1, -1, 0))])
+    found = train_metrics.judge_sync(lambda x, w: (said, heard), numbered(40, 4), CPU)
+    assert found["in_sync"] == found["late_3"] == 0.5
 
 
 def test_judges_learn_on_one_split_and_are_judged_on_another(monkeypatch):

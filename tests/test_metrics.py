@@ -75,6 +75,10 @@ def test_frechet_distance_is_zero_for_equal_sets_and_a_shift_adds_its_square():
 def test_frechet_distance_bears_singular_covariances():
     a = np.random.default_rng(3).normal(size=(6, 32))  # rank 5 in 32 dimensions
     assert measures.frechet_of_samples(a, a) == pytest.approx(0, abs=1e-6)
+    assert measures.frechet_of_samples(a, a + 0.5) == pytest.approx(32 * 0.25)
+    assert measures.frechet_of_samples(a, 2 * a) == pytest.approx(
+        np.square(a.mean(0)).sum() + np.trace(np.cov(a.T))
+    )
     assert measures.frechet_distance(
         np.zeros(3), np.zeros((3, 3)), np.ones(3), np.zeros((3, 3))
     ) == pytest.approx(3)
@@ -105,6 +109,10 @@ def test_a_still_face_correlates_with_nothing():
     track = np.random.default_rng(0).random((3, 40))
     assert measures.correlation(np.full_like(track, 0.3, dtype=np.float32), track) == 0
     assert measures.best_lag(np.zeros((3, 40)), track) == 0
+    rounding = 0.3 + 1e-12 * np.random.default_rng(1).random((3, 40))
+    assert measures.correlation(rounding, track) == 0
+    # but little movement is movement
+    assert measures.correlation(1e-4 * track + 7, 1e-4 * track) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("k", [-8, -2, 0, 1, 5])
@@ -113,6 +121,15 @@ def test_best_lag_finds_the_shift_and_positive_is_late(k):
     late = np.roll(true, k, axis=1)
     assert measures.best_lag(late, true) == k
     assert measures.best_lag(late[0], true[0]) == k
+
+
+def test_best_lag_is_of_alike_tracks_however_smooth_and_the_smallest_of_many():
+    slow = np.sin(np.arange(100) * 2 * np.pi / 50)
+    assert measures.best_lag(np.roll(slow, 2), slow) == 2
+    assert measures.best_lag(-np.roll(slow, 2), slow) < 0  # half a period early, not alike
+    for seed in range(20):
+        again = np.tile(np.random.default_rng(seed).normal(size=(3, 4)), 10)
+        assert measures.best_lag(0.3 * again + 5, again) == 0  # as well as 4 and 8, up to rounding
 
 
 def test_blinks_are_counted_and_timed():
@@ -133,6 +150,15 @@ def test_blinks_need_the_eye_to_open_again_between_them():
     assert rate == 0 and math.isnan(length)
 
 
+def test_a_blink_begins_above_60_percent_and_ends_below_30_and_its_time_is_the_mean():
+    blink = lambda *values: measures.blink_statistics(np.array([[0, *values, 0]]))
+    count = lambda *values: round(blink(*values)[0] * (len(values) + 2) / FPS)
+    assert [count(k) for k in (0.59, 0.6, 0.61)] == [0, 0, 1]
+    assert [count(1, k, 1) for k in (0.29, 0.3, 0.31)] == [2, 1, 1]
+    _, length = blink(1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1)
+    assert length == pytest.approx(3 / FPS)  # of 1, 2 and 6 frames
+
+
 def test_a_blink_under_way_at_the_first_frame_does_not_count():
     track = np.zeros((1, 25))
     track[0, :4], track[0, 22:] = 1, 1  # the second one begins, and never ends
@@ -147,6 +173,8 @@ def test_lip_rates_count_only_the_marked_frames():
     closed, opened = np.array([[1, 1, 1, 0, 0, 0]], bool), np.array([[0, 0, 0, 1, 1, 1]], bool)
     assert measures.lip_rates(jaw, closed, opened) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert math.isnan(measures.lip_rates(jaw, np.zeros_like(closed), opened)[0])
+    jaw, every = np.array([[0.14, 0.15, 0.16, 0.34, 0.35, 0.36]]), np.ones((1, 6), bool)
+    assert measures.lip_rates(jaw, every, every) == pytest.approx((1 / 6, 1 / 6))
 
 
 def test_head_spread_is_within_a_video_not_between_videos():
@@ -154,6 +182,9 @@ def test_head_spread_is_within_a_video_not_between_videos():
     motion[0, :, 3], motion[1, :, 3] = 10, -10
     motion[:, ::2, 4] = 2
     np.testing.assert_allclose(measures.head_spread(motion), [0, 1, 0])
+    motion = np.zeros((3, 100, 7))  # of three videos, one of which moves much: the mean
+    motion[1, ::2, 5], motion[2, ::2, 5] = 2, 10
+    np.testing.assert_allclose(measures.head_spread(motion), [0, 0, 2])
 
 
 # ---------------------------------------------------------------- Sync-C and Sync-D
@@ -178,11 +209,11 @@ def test_sync_curve_is_the_mean_distance_at_each_offset():
 
 
 def test_sync_scores_agree_with_a_loop_over_offsets_and_frames():
-    v, a = torch.randn(2, 2, 20, 3, generator=torch.Generator().manual_seed(5)).double()
+    v, a = torch.randn(2, 2, 30, 3, generator=torch.Generator().manual_seed(5)).double()
     for found, x, y in zip(zip(*measures.sync_scores(v, a)), v.numpy(), a.numpy()):
         mean = {}
         for o in range(-15, 16):
-            pairs = [(x[k], y[k + o]) for k in range(20) if 0 <= k + o < 20]
+            pairs = [(x[k], y[k + o]) for k in range(30) if 0 <= k + o < 30]
             mean[o] = np.mean([math.dist(p, q) for p, q in pairs])
         best = min(mean, key=mean.get)
         wanted = np.median(list(mean.values())) - mean[best], mean[best], best
@@ -485,6 +516,7 @@ def test_lags_are_looked_for_up_to_both_ends():
     true = np.random.default_rng(1).normal(size=(4, 60)).cumsum(1)
     assert [measures.best_lag(np.roll(true, k, axis=1), true) for k in (-8, 8)] == [-8, 8]
     assert abs(measures.best_lag(np.roll(true, 3, axis=1), true, max_lag=2)) <= 2
+    assert all(abs(measures.best_lag(np.roll(true, k, axis=1), true)) <= 8 for k in (9, 10, 12))
 
 
 def test_heads_that_move_in_opposite_ways_are_spread_none_the_less():

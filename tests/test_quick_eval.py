@@ -15,13 +15,17 @@ VIDEOS, FRAMES = 3, 8
 
 @pytest.fixture
 def look(monkeypatch):
-    """look(sampler) -> quick_eval's numbers on clips whose frames say their motion themselves."""
+    """look(sampler) -> quick_eval's numbers on clips whose frames say their motion themselves; in
+    truth the width is the opposite of what is read, and there is more motion than clips show."""
     moves = torch.randn(1, FRAMES, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    moves[..., 0, 3] *= 5  # heads move most from side to side
     x0 = (moves - moves.mean((1, 3, 4), keepdim=True)).expand(VIDEOS, -1, -1, -1, -1)
     monkeypatch.setattr(student, "preview", lambda clips, count: (x0, "cond"))
     coder = SimpleNamespace(decode=lambda z: z)
     reader = lambda frames: frames[:, 0].flatten(1)[:, :7]  # lips, head and lids
-    motion = reader(x0.flatten(0, 1)).view(VIDEOS, FRAMES, 7).numpy()
+    motion = np.random.default_rng(0).normal(size=(VIDEOS + 2, FRAMES + 3, 7))
+    motion[:VIDEOS, :FRAMES] = reader(x0.flatten(0, 1)).view(VIDEOS, FRAMES, 7)
+    motion[..., 1] *= -1
     clips = SimpleNamespace(frames=FRAMES)
     return lambda make: student.quick_eval(
         lambda cond, noise: make(x0, noise), clips, coder, reader, motion
@@ -30,9 +34,28 @@ def look(monkeypatch):
 
 def test_a_quick_look_sees_lips_the_wrong_way_and_half_the_motion(look):
     found = look(lambda x0, noise: -0.5 * x0)
-    assert [found[name] for name in student.LIPS] == pytest.approx([-1, -1, -1])
+    assert [found[name] for name in ("jaw", "width", "rounding")] == pytest.approx([-1, 1, -1])
     assert found["spread"] == pytest.approx(0.5) and found["change"] == pytest.approx(0.5)
     assert found["colour"] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_quick_look_at_heads_is_the_mean_of_three_ratios(look):
+    factor = torch.ones(8, 8)
+    factor[0, 3:6] = torch.tensor([2.0, 1.0, 0.5])
+    assert look(lambda x0, noise: factor * x0)["spread"] == pytest.approx(3.5 / 3)
+
+
+def test_a_quick_look_at_change_is_within_each_video_and_whatever_its_sign(look):
+    made = {}
+
+    def twice(x0, noise):
+        """Every other frame is shown twice."""
+        held = x0[:, torch.arange(FRAMES) // 2 * 2]
+        held_steps, steps = ((x[:, 1:] - x[:, :-1]).abs().mean() for x in (held, x0))
+        made["wanted"] = float(held_steps / steps)
+        return held
+
+    assert look(twice)["change"] == pytest.approx(made["wanted"])
 
 
 def test_a_quick_look_adds_up_shifts_of_colour_whatever_their_sign(look):
