@@ -377,11 +377,16 @@ def test_every_rate_is_of_the_operations_that_its_job_makes(monkeypatch):
 
 
 def test_shares_are_of_all_the_time_and_a_part_is_not_counted_in_its_whole(monkeypatch):
-    """An operation's own time, without that of those which it calls."""
-    event = lambda key, own, total: SimpleNamespace(
-        key=key, self_cpu_time_total=own, cpu_time_total=total
-    )
+    """An operation's own time, without that of those which it calls, or of a GPU's kernels."""
+
+    def event(key, own, total, place="CPU"):
+        kind = SimpleNamespace(name=place)
+        return SimpleNamespace(
+            key=key, self_cpu_time_total=own, cpu_time_total=total, device_type=kind
+        )
+
     events = [event("whole", 1, 10), event("most", 6, 6), event("some", 3, 3)]
+    events.append(event("kernel", 5, 5, "CUDA"))
     profile = SimpleNamespace(key_averages=lambda: events)
     monkeypatch.setattr(torch.profiler, "profile", lambda: nullcontext(profile))
     nothing = lambda *inputs: None
