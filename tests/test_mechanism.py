@@ -8,7 +8,7 @@ import distill_stage2
 from autoencoder import load_autoencoder
 from common import parse
 from evaluation import mechanism
-from latents import load_clips
+from latents import load_clips, preview
 from phases import phases
 
 
@@ -70,6 +70,12 @@ def test_held_out_accuracy_shows_d_both_in_the_same_noise_up_to_its_share_of_t(c
     mechanism.held_out_accuracy(disc, lambda cond, noise: torch.zeros_like(noise()), clips, 0.3)
     times = torch.stack([t for _, t in seen])
     assert (times[0::2] == times[1::2]).all() and 0 < times.min() and times.max() < 300
+    seen.clear()
+    x0, _ = preview(clips, mechanism.PAIRS)
+    mechanism.held_out_accuracy(disc, lambda cond, noise: x0, clips, 0.3)  # who makes the truth
+    for (real, _), (fake, _) in zip(seen[0::2], seen[1::2]):
+        assert torch.equal(real, fake) and not torch.equal(real, x0)
+    assert not torch.equal(seen[0][0], seen[2][0])  # but new noise in every draw
 
 
 def test_finished_arms_are_drawn_and_unfinished_ones_are_not(tmp_path):
