@@ -1,5 +1,7 @@
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers import prepare
@@ -76,6 +78,24 @@ def test_held_out_accuracy_shows_d_both_in_the_same_noise_up_to_its_share_of_t(c
     for (real, _), (fake, _) in zip(seen[0::2], seen[1::2]):
         assert torch.equal(real, fake) and not torch.equal(real, x0)
     assert not torch.equal(seen[0][0], seen[2][0])  # but new noise in every draw
+
+
+def test_arms_are_looked_at_with_val_videos_only(monkeypatch):
+    asked, still = [], np.zeros((1, 64, 64, 3), np.uint8)
+
+    def named(answer):
+        return lambda first, split, *more: asked.append(split) or answer
+
+    coder = SimpleNamespace(encode=lambda x: x)
+    monkeypatch.setattr(mechanism, "load_autoencoder", lambda *more: coder)
+    monkeypatch.setattr(mechanism, "Judge", lambda *more: None)
+    monkeypatch.setattr(mechanism.metrics, "load_metrics", lambda *more: None)
+    monkeypatch.setattr(mechanism.tiny_data, "load", named(None))
+    monkeypatch.setattr(mechanism, "load_clips", named((None, None)))
+    truth = SimpleNamespace(portraits=still)
+    monkeypatch.setattr(mechanism, "truth_of", lambda *more, split: named(truth)(None, split))
+    mechanism.bench(distill_stage2.Config(), mechanism.arguments([]), torch.device("cpu"))
+    assert asked == ["val", "val", "val"]
 
 
 def test_finished_arms_are_drawn_and_unfinished_ones_are_not(tmp_path):
