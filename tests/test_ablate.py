@@ -58,7 +58,13 @@ def test_two_variants_are_trained_as_they_say_and_measured_and_a_second_run_trai
 ):
     """The table is made of the shipped judges' numbers; the networks are untrained
     (test_distill_stage2.py trains)."""
-    trained, rates = [], []
+    trained, rates, steps = [], [], []
+    sampler = ablate.student_sampler
+    monkeypatch.setattr(
+        ablate,
+        "student_sampler",
+        lambda *a, **how: steps.append(how["steps"]) or sampler(*a, **how),
+    )
 
     def train(cfg, equal_rates):
         trained.append(cfg)
@@ -98,12 +104,11 @@ def test_two_variants_are_trained_as_they_say_and_measured_and_a_second_run_trai
         "full",
         "hinge",
     ] and (tmp_path / "o/sheet.png").exists()
-    assert rates == [False, False]
+    assert rates == [False, False] and steps == [4, 1, 1, 1]
     monkeypatch.setattr(distill_stage2, "train", None)
     line[line.index("full,hinge")] = "full"
     ablate.main(line)
     assert json.loads(open("o/table.json").read())["rows"] == saved["rows"][:3]
-    assert rates == [False, False]
     with pytest.raises(TypeError):  # train is None: as if stopped at once. The weights left there
         ablate.main([*line, "--bf16"])  # are not those of the run that done.json tells of
     assert not (tmp_path / "o/full-0/done.json").exists()
