@@ -145,7 +145,8 @@ def draw(out):
                 axis.set_yscale("log")
         paths = {line.get_label(): line for line in reversed(row[0].lines)}  # seed 0's line first
         if paths:
-            row[0].legend(paths.values(), paths, fontsize=8, title="dashed: other seeds")
+            look = dict(loc="lower left", fontsize=7, title_fontsize=7)
+            row[-1].legend(paths.values(), paths, title="dashed: other seeds", **look)
     for axis in axes[1]:
         axis.set_xlabel("student update")
     save(figure, Path(out) / "mechanism.png", dpi=100)
