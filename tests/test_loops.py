@@ -96,6 +96,24 @@ def test_the_teachers_gradient_is_clipped_and_none_of_it_reaches_the_next_step(m
     assert_close((after - before).norm().item(), moved, rtol=0.1, atol=0)
 
 
+def test_each_of_the_teachers_optimisers_steps_at_the_rate_of_the_log(monkeypatch):
+    """The toy recipe has two: Muon and AdamW."""
+    tiny(teacher, monkeypatch)
+    used, rows = [], []
+
+    class Watched(torch.optim.SGD):
+        def step(self):
+            used.append((id(self), self.param_groups[0]["lr"]))
+
+    two = lambda model, *how: [Watched(model.parameters(), 7.0) for _ in range(2)]
+    monkeypatch.setattr(teacher, "make_optimisers", two)
+    monkeypatch.setattr(teacher, "Log", lambda *args: lambda step, **row: rows.append(row))
+    teacher.train(teacher.Config(**SHORT[teacher], log_every=1))
+    rates = [row["lr"] for row in rows]
+    assert [lr for _, lr in used] == [lr for lr in rates for _ in range(2)]
+    assert len({who for who, _ in used}) == 2
+
+
 @pytest.mark.parametrize("script", [stage1, stage2])
 def test_students_are_given_their_own_noise_and_every_noise_is_shaped_once(monkeypatch, script):
     tiny(script, monkeypatch)
