@@ -67,8 +67,8 @@ BUGS = [
         "distill_stage1.py",
         "x0_fake = fake_score(fake, xt, t, cond)",
         "x0_fake = fake_score(teacher, xt, t, cond)",
-        "g has nothing that answers the student: it is guidance alone, never falls, and without "
-        "guidance is exactly 0",
+        "g has nothing that answers the student: it is guidance alone, small from the first row "
+        "on, and without guidance exactly 0",
         "sharper lips at first, then overdrawn faces, as g keeps pushing the same way",
         LOOP1,
         "",
