@@ -51,6 +51,13 @@ def test_without_attention_over_time_the_convolution_sees_the_frame_before_and_t
     assert changed[1:4, 4].all() and changed.sum() == 3
 
 
+def test_attention_over_time_sees_the_frames_and_the_convolution_adds_to_them():
+    made = block("out_t")
+    nn.init.zeros_(made.time_conv.weight)
+    changed = what_changes(made, 2, 4)
+    assert changed[:, 4].all() and changed.sum() == FRAMES
+
+
 def test_attention_over_time_knows_one_frame_from_another():
     """Frames that are all alike: only their places in time tell them apart."""
     made = block("out_t")

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from helpers import condition, small_unet
+from helpers import condition, small_unet, spy
 from test_distill_stage1 import Gaussian
 from torch import nn
 from torch.testing import assert_close
@@ -101,12 +101,15 @@ def test_it_trains_halves_the_gap_ships_a_one_step_student_and_resumes(
         return usual(velocity, xt, t, s, cond, eps)
 
     monkeypatch.setattr(consistency, "teacher_step", spied)
+    losses = spy(monkeypatch, consistency, "consistency_loss")
     with contextlib.chdir(teacher_and_student):
         small = dict(data="data", videos=1, autoencoder="ae.pt", teacher="teacher.pt", batch=2)
         small |= dict(out="c", weights="c.pt")
         cfg = consistency.Config(**small, rounds=2, round_steps=2, save_every=2)
         ema = consistency.train(cfg)
         assert all(found in (None, n) for found, n in zip(seen, [2, 2, 4, 4], strict=True))
+        # what learns, and its moving average, which does not
+        assert all(f.training and target is ema for f, target, *_ in losses)
         network, made = load_stage1("c.pt")
         assert made["target_steps"] == 1 and made["recipe"] == "plain"
         noise = torch.randn(2, 8, 16, 8, 8)
