@@ -125,3 +125,13 @@ def test_it_trains_ships_a_one_step_student_and_resumes(teacher_and_student, mon
         plain = distill_stage2.Config(**shared, last_steps=1, curriculum=0, save_every=9)
         other = distill_stage2.train(replace(plain, out="p", weights="p.pt"))
         assert any(not torch.equal(a, b) for a, b in zip(ema.parameters(), other.parameters()))
+
+
+def test_the_fake_score_is_a_copy_and_the_teacher_never_learns(monkeypatch):
+    teacher = Gaussian(1.0, 0.5).requires_grad_(False)
+    part = loss_part(monkeypatch, teacher, None)
+    before = [p.clone() for p in teacher.parameters()]
+    x0_hat = torch.full(SHAPE, -1.0, requires_grad=True)
+    part(31, x0_hat.mean(), x0_hat, condition(given=4), {})
+    assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters()))
+    assert not any(torch.equal(a, b) for a, b in zip(before, part.fake.parameters()))
