@@ -253,7 +253,7 @@ def test_the_sync_judge_learns_from_pieces_whose_sound_is_their_own_frames(monke
         assert (level == level[:, :1]).all() and (level != 0).all() and level.abs().max() < 0.5
         torch.testing.assert_close(heard[..., :32].mean((2, 3)) - level, shown, rtol=0, atol=1e-3)
         assert (shown.diff(dim=1) - 1).abs().max() < 1e-3
-        video = np.searchsorted(starts, shown.round()[:, [0, -1]], side="right")
+        video = np.searchsorted(starts, shown.round()[:, [0, -1]].numpy(), side="right")
         assert (video[:, 0] == video[:, 1]).all() and sorted(video[:, 0]) == [1, 2, 3]
         firsts += (shown.round()[:, 0].int().numpy() - starts[video[:, 0] - 1]).tolist()
     assert len(set(firsts)) > 8
