@@ -12,7 +12,6 @@ measured against the first one. bars: an axis for each of four numbers of tables
 `python -m evaluation --json` wrote, with the rows of the first.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from autoencoder import to_pixels  # noqa: E402
 from common import Parser, one_line_errors  # noqa: E402
 from evaluation import measures, metrics  # noqa: E402
 from evaluation.legend import METRICS  # noqa: E402
-from evaluation.plots import plt, read_log, save  # noqa: E402
+from evaluation.plots import plt, read_log, read_table, save  # noqa: E402
 from generate import CHUNK, CONTEXT  # noqa: E402
 from media import SIZE, load_frames  # noqa: E402
 from student import READER  # noqa: E402
@@ -77,11 +76,8 @@ def curves(named, args):
 def bars(named, args):
     """An axis for each number, a group of bars for each row of the first table, a bar in it for
     each {label: table}. Distances on a scale that is logarithmic above 1."""
-    try:
-        read = {label: json.loads(Path(file).read_text("utf-8")) for label, file in named.items()}
-        tables = {k: {row["model"]: row for row in table["rows"]} for k, table in read.items()}
-    except (OSError, ValueError, TypeError, KeyError):
-        raise ValueError("a file is no table of python -m evaluation --json") from None
+    read = {label: read_table(file, "model") for label, file in named.items()}
+    tables = {label: {row["model"]: row for row in rows} for label, rows in read.items()}
     names, keys = list(next(iter(tables.values()))), ("fid", "fvd", "jaw_corr", "sync_c")
     shape = dict(figsize=(12, 0.8 + 0.4 * len(names)), sharey=True)
     figure, axes = plt.subplots(1, len(keys), **shape)

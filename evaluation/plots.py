@@ -72,6 +72,18 @@ def read_log(path):
     return found
 
 
+def read_table(path, name):
+    """The rows of a table's JSON, each with its `name`: "model", or "variant" of an ablation.
+    Raises ValueError for a file that is none."""
+    try:
+        rows = json.loads(Path(path).read_text("utf-8"))["rows"]
+        if all(name in row for row in rows):
+            return rows
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    raise ValueError(f"{path} is no table of this project")
+
+
 def plot_log(name, path, out):
     """One picture of a training's log, an axis for each entry of CURVES -> its path."""
     log = read_log(path)
@@ -157,13 +169,10 @@ def main(argv=None):
         for name in CURVES:
             if (path := Path(args.logs, f"{name}.log.jsonl")).exists():
                 made.append(plot_log(name, path, out))
-        for file, plot in (args.table, plot_quality), (args.ablation, plot_ablation):
-            if file:
-                try:
-                    rows = json.loads(Path(file).read_text("utf-8"))["rows"]
-                except (OSError, ValueError, TypeError, KeyError):
-                    raise ValueError(f"{file} is no table of this project") from None
-                made.append(plot(rows, out))
+        if args.table:
+            made.append(plot_quality(read_table(args.table, "model"), out))
+        if args.ablation:
+            made.append(plot_ablation(read_table(args.ablation, "variant"), out))
         if not made:
             raise ValueError(f"nothing to draw: {args.logs} has no logs, and no table is given")
     print(*made, sep="\n")

@@ -49,10 +49,14 @@ def test_tables_are_drawn(tmp_path):
         (["--out", "nowhere"], "is no folder"),
         (["--logs", "nowhere"], "nothing to draw"),
         (["--logs", ".", "--table", "nowhere.json"], "no table of this project"),
+        (["--logs", ".", "--table", "other.json"], "other.json is no table of this project"),
+        (["--logs", ".", "--ablation", "table.json"], "table.json is no table of this project"),
     ],
 )
 def test_what_cannot_be_drawn_is_said_in_one_line(tmp_path, monkeypatch, capsys, flags, says):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.json").write_text('{"rows": [{"variant": "full"}]}')  # of the other kind
+    (tmp_path / "table.json").write_text('{"rows": [{"model": "stage1"}]}')
     with pytest.raises(SystemExit) as stop:
         plots.main([*(["--out", "."] if "--out" not in flags else []), *flags])
     assert stop.value.code == 2 and says in capsys.readouterr().err
