@@ -23,6 +23,7 @@ from course.bug_table import BUGS  # noqa: E402
 from course.make import FOLDERS, TOP, taken  # noqa: E402
 
 LIMIT = 300  # seconds, for one run of the tests
+NO_CACHE = shutil.ignore_patterns("__pycache__")
 
 # ---------------------------------------------------------------- planting
 
@@ -36,6 +37,15 @@ def planted(bug, root=ROOT):
     return text.replace(bug.before, bug.after)
 
 
+def copy(out, folders):
+    """The repository's scripts and these of its folders."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in (path for pattern in TOP for path in ROOT.glob(pattern)):
+        shutil.copy(path, out)
+    for folder in folders:
+        shutil.copytree(ROOT / folder, out / folder, ignore=NO_CACHE)
+
+
 def plant(number, out):
     """Bug `number` (0: none) in a copy of the repository without tests, course and git."""
     if not 0 <= number <= len(BUGS):
@@ -46,12 +56,7 @@ def plant(number, out):
     if out.is_relative_to(ROOT):
         raise ValueError(f"--out {out} lies in this repository: name a folder outside")
     text = planted(BUGS[number - 1]) if number else ""
-    out.mkdir(parents=True, exist_ok=True)
-    for path in (path for pattern in TOP for path in ROOT.glob(pattern)):
-        shutil.copy(path, out)
-    for folder in FOLDERS:
-        no_cache = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / folder, out / folder, ignore=no_cache)
+    copy(out, FOLDERS)
     if number:
         (out / BUGS[number - 1].file).write_text(text, encoding="utf-8")
 
@@ -96,13 +101,9 @@ def plant_each(tests, tests_of):
 
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, "tree")
-        for name in FOLDERS:
-            if name != "checkpoints":
-                shutil.copytree(ROOT / name, tree / name)
-        (tree / "checkpoints").symlink_to(ROOT / "checkpoints")
-        shutil.copytree(tests, tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-        for path in (path for pattern in TOP for path in ROOT.glob(pattern)):
-            shutil.copy(path, tree)
+        copy(tree, [name for name in FOLDERS if name != "checkpoints"])
+        (tree / "checkpoints").symlink_to(ROOT / "checkpoints")  # many megabytes
+        shutil.copytree(tests, tree / "tests", ignore=NO_CACHE)
         yield ends(tree, sorted({test for bug in BUGS for test in tests_of(bug)}))
         for bug in BUGS:
             path = tree / bug.file
@@ -125,7 +126,9 @@ def check():
         now = time.perf_counter()
         word = "caught" if end else "MISSED"
         print(f"{number:>3}  {word}  {now - start:>5.1f} s  {bug.test}", flush=True)
-        missed, start = missed + [str(number)] * (end == 0), now
+        start = now
+        if not end:
+            missed.append(str(number))
     if missed:
         raise ValueError(f"not caught: {', '.join(missed)}")
     print(f"all {len(BUGS)} caught")
