@@ -29,7 +29,7 @@ from autoencoder import load_autoencoder, to_pixels
 from common import HERE, Parser, one_line_errors, parse, pick_device
 from diffusion import T, add_noise
 from evaluation import metrics
-from evaluation.ablate import EQUAL_DOSES
+from evaluation.ablate import EQUAL_DOSES, VARIANTS
 from evaluation.judge import Judge
 from evaluation.legend import LIPS
 from evaluation.models import generate_videos
@@ -41,9 +41,9 @@ from student import student_sampler
 
 HARSH = dict(gan="vanilla", penalty=0.0, disc_noise=0.0, self_compare=0.0)
 PATHS = {
-    "phased": {},  # phases 3, 2, 1, each with its curriculum
-    "jumping": dict(curriculum=0),  # phases only
-    "straight": dict(progressive=False, curriculum=0),
+    "phased": VARIANTS["full"],  # phases 3, 2, 1, each with its curriculum
+    "jumping": VARIANTS["no_curriculum"],  # phases only
+    "straight": VARIANTS["straight"],
 }
 ARMS = {f"gentle_{path}": change for path, change in PATHS.items()}
 ARMS |= {f"harsh_{path}": HARSH | change for path, change in PATHS.items()}
