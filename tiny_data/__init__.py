@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from audio_features import FPS, audio_windows, log_mel
+from audio_features import FPS, FRAME, ROWS, audio_windows, log_mel
 from tiny_data import faces
 from tiny_data.clips import is_video, load_folder
 from tiny_data.phones import lips
@@ -50,7 +50,7 @@ class Videos(NamedTuple):
     def agree(self):
         """Whether the arrays of a toy set are as long as starts says, with phones of each video."""
         n = len(self.frames)
-        known = len(self.mel) == 4 * n and len(self.wave) == 640 * n and len(self.motion) == n
+        known = len(self.mel) == ROWS * n and len(self.wave) == FRAME * n and len(self.motion) == n
         return known and self.starts[-1] == n and len(self.phones) == len(self.starts) - 1
 
     def windows(self, video, more=0):
